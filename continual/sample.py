@@ -1,0 +1,34 @@
+"""A sample is a conversation: what a task gives, what a model is taught, what it rehearses."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+
+
+@dataclass(frozen=True)
+class Message:
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One conversation of a task; its last message is the assistant's answer."""
+
+    task: str
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...] = ()
+    """The label set, where the task has one."""
+    references: tuple[str, ...] = ()
+    """Every answer that counts as right, for scoring; at least the answer itself."""
+    delimiter: str = " "
+    """Stands before the answer in the plain form (lm-eval's ``target_delimiter``)."""
+
+    @property
+    def prompt(self) -> tuple[Message, ...]:
+        return self.messages[:-1]
+
+    @property
+    def answer(self) -> str:
+        return self.messages[-1].content
