@@ -1,0 +1,189 @@
+"""Rows become samples: wordings, answers, choices, conversations, and the fixed hash of each row."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from continual.errors import ContinualError
+from continual.problems import dotted
+from continual.sample import Message, Role, Sample
+from continual.seeds import derive
+from continual.taskfile import TaskFile, listed
+from continual.wording import Row, Wording, WordingError
+
+_ROLES: dict[str, Role] = {
+    "system": "system",
+    "user": "user",
+    "human": "user",
+    "assistant": "assistant",
+    "gpt": "assistant",
+}
+
+
+@dataclass(frozen=True)
+class Rendered:
+    """A row under the first wording of its task."""
+
+    row: Row
+    messages: tuple[Message, ...]
+    choices: tuple[str, ...]
+    references: tuple[str, ...]
+    key: int
+    """A fixed hash of what is said, the same on every machine and wherever the row was read from."""
+
+
+class Renderer:
+    """The compiled templates of a task, for rows of the data set or of a local copy of it.
+
+    Args:
+        task: the task.
+        local: whether the rows come from the local copy, whose columns ``metadata.local`` maps.
+    """
+
+    def __init__(self, task: TaskFile, local: bool) -> None:
+        metadata, copy = task.metadata, task.metadata.get("local", {})
+        above = ("metadata", "local") if local else ("metadata",)
+        columns = copy.get("columns", {}) if local else {}
+        references = copy.get("references") if local else metadata.get("references")
+        where = copy.get("where") if local else metadata.get("where")
+        self.task = task
+        self.columns = {name: Wording(text, *above, "columns", name) for name, text in columns.items()}
+        self.where = Wording(where, *above, "where") if where else None
+        self.references = Wording(references, *above, "references") if references else None
+        texts = listed(copy["doc_to_text"]) if local and "doc_to_text" in copy else None
+        target = copy.get("doc_to_target") if local else None
+        if texts is None:
+            self.texts = [Wording(text, "doc_to_text") for text in task.doc_to_text]
+        else:
+            self.texts = [Wording(text, *above, "doc_to_text") for text in texts]
+        if target is None:
+            self.target = Wording(task.doc_to_target, "doc_to_target") if task.doc_to_target else None
+        else:
+            self.target = Wording(target, *above, "doc_to_target")
+        self.choices = Wording(task.doc_to_choice, "doc_to_choice") if isinstance(task.doc_to_choice, str) else None
+
+    def render(self, rows: Iterable[Row], split: str) -> list[Rendered]:
+        """Every row that ``where`` keeps, in order.
+
+        Raises:
+            ContinualError: a template does not fit a row, or an answer is none of the choices.
+        """
+        rendered = []
+        for number, row in enumerate(rows, start=1):
+            try:
+                mapped = self._mapped(row)
+                if self.where is None or _truth(self.where, mapped):
+                    rendered.append(self._render(mapped))
+            except WordingError as error:
+                key = f"{dotted(error.keys)}: " if error.keys else ""
+                raise ContinualError(f"{self.task.at(*error.keys)}: {key}{error} (row {number} of {split})") from None
+        return rendered
+
+    def sample(self, rendered: Rendered, choice: int) -> Sample:
+        """The sample under the wording that a random number chooses."""
+        messages = rendered.messages
+        index = choice % len(self.texts) if self.texts else 0
+        if index:
+            messages = (Message("user", self.texts[index].text(rendered.row)), *messages[1:])
+        delimiter = self.task.target_delimiter
+        return Sample(self.task.task, messages, rendered.choices, rendered.references, delimiter)
+
+    def _mapped(self, row: Row) -> Row:
+        if not self.columns:
+            return row
+        mapped = dict(row)
+        for name, wording in self.columns.items():
+            mapped[name] = wording.text(mapped)
+        return mapped
+
+    def _render(self, row: Row) -> Rendered:
+        if self.target is None:
+            messages = _conversation(row, self.task.messages)
+            choices: tuple[str, ...] = self.task.labels
+            answers: tuple[str, ...] = (messages[-1].content,)
+        else:
+            choices = self.choices.texts(row) if self.choices else self.task.labels
+            answers = self._answers(self.target, row, choices)
+            messages = (Message("user", self.texts[0].text(row)), Message("assistant", answers[0]))
+        if self.references:
+            answers = tuple(dict.fromkeys((answers[0], *self.references.texts(row))))
+        key = derive("row", self.task.task, *(text for one in messages for text in (one.role, one.content)))
+        return Rendered(row, messages, choices, answers, key)
+
+    def _answers(self, target: Wording, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
+        value = target.value(row)
+        if isinstance(value, list | tuple):
+            if not value:
+                raise target.error("the list of answers is empty")
+            return tuple(dict.fromkeys(str(one) for one in value))
+        if self.task.doc_to_choice is not None:
+            value = _by_index(target, value, choices)
+        if choices and str(value) not in choices:
+            raise target.error(
+                f"the answer {str(value)!r} is none of {', '.join(map(repr, choices))}; "
+                "rows without a label can be left out by metadata.where"
+            )
+        return (str(value),)
+
+
+def _by_index(target: Wording, value: Any, choices: tuple[str, ...]) -> Any:
+    """The choice at an index; anything else as it is. As in lm-evaluation-harness, digits are an index."""
+    if isinstance(value, str) and value.isdigit():
+        index = int(value)
+        if value in choices and choices.index(value) != index:
+            raise target.error(f"the answer '{value}' is an index into the choices and also a choice at another place")
+        value = index
+    if isinstance(value, int) and not isinstance(value, bool):
+        if not 0 <= value < len(choices):
+            raise target.error(
+                f"{value} is no index into the {len(choices)} choices; "
+                "rows without a label can be left out by metadata.where"
+            )
+        return choices[value]
+    return value
+
+
+def _truth(where: Wording, row: Row) -> bool:
+    text = where.text(row).strip()
+    if text not in ("True", "False"):
+        raise where.error(f"should render True or False, renders {text!r}")
+    return text == "True"
+
+
+def _conversation(row: Row, column: str | None) -> tuple[Message, ...]:
+    """The conversation of a row: a named column, or what the usual columns of chat data say.
+
+    Those are ``messages``, ``conversations`` (ShareGPT), or ``instruction``, ``input``, ``output`` (Alpaca).
+    """
+    if column is not None:
+        return _messages(Wording(column, "messages").value(row))
+    for usual in ("messages", "conversations"):
+        if usual in row:
+            return _messages(row[usual])
+    if "instruction" in row and "output" in row:
+        prompt = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
+        return (Message("user", prompt), Message("assistant", str(row["output"])))
+    raise WordingError(
+        "give doc_to_text and doc_to_target, or messages: the rows have no messages, conversations, or "
+        f"instruction and output; the columns are: {', '.join(row)}"
+    )
+
+
+def _messages(value: Any) -> tuple[Message, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
+        raise WordingError("a conversation should be a list of turns with role and content", "messages")
+    messages = tuple(_message(turn) for turn in value)
+    if len(messages) < 2 or messages[-1].role != "assistant":
+        raise WordingError("a conversation should end with the assistant's answer to something", "messages")
+    return messages
+
+
+def _message(turn: Mapping[str, Any]) -> Message:
+    role, content = (
+        (turn.get("from"), turn.get("value")) if "from" in turn else (turn.get("role"), turn.get("content"))
+    )
+    if role not in _ROLES:
+        raise WordingError(f"the role {role!r} is none of {', '.join(_ROLES)}", "messages")
+    if not isinstance(content, str):
+        raise WordingError(f"the content of a turn should be text, is {content!r}", "messages")
+    return Message(_ROLES[role], content)
