@@ -1,0 +1,298 @@
+"""A recipe: a model, a curriculum, and the ways of teaching it; loaded, overridden and checked as a whole."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import (
+    Field,
+    ModelWrapValidatorHandler,
+    PrivateAttr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from continual import overrides as overriding
+from continual import yamlfile
+from continual.errors import ContinualError
+from continual.paths import shipped
+from continual.problems import Problem, annotation_at, did_you_mean, problems_error, problems_of
+from continual.settings import (
+    Adapter,
+    Arm,
+    CurriculumEntry,
+    Evaluate,
+    Settings,
+    Training,
+    checked_arms,
+)
+
+DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
+"""What a recipe without `arms` teaches."""
+
+NOT_SWEPT = ("arms", "output_dir", "seeds", "sweep")
+
+
+class Recipe(Settings):
+    """Everything that decides what a run does. `load_recipe` makes one from a file."""
+
+    model_name_or_path: str
+    """`builtin:tinyworld`, a name on the Hugging Face Hub, or a folder."""
+
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Precision of the weights; auto: as the model was stored."""
+
+    roles: Literal["auto", "plain", "none"] = "auto"
+    """How turns are marked: the tokenizer's chat template, `User:` and `AI:`, or nothing (to see it fail)."""
+
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+    curriculum: tuple[CurriculumEntry, ...] = Field(min_length=1)
+    """The tasks, in the order in which they are taught."""
+
+    adapter: Adapter | None = None
+    """null: full fine-tuning."""
+
+    training: Training
+
+    arms: dict[str, Arm] = Field(
+        default_factory=lambda: {name: Arm(**arm) for name, arm in DEFAULT_ARMS.items()}, min_length=1
+    )
+
+    evaluate: Evaluate = Evaluate()
+
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Every arm is taught once for each; the report gives mean and standard deviation."""
+
+    sweep: dict[str, tuple[Any, ...]] = Field(default_factory=dict)
+    """Values to try for other keys, by dotted key; `curriculum` takes orders of the tasks."""
+
+    keep: Literal["all", "last"] | None = Field(None, validate_default=True)
+    """What is kept of the models after each task; null: all adapters, the last of full models."""
+
+    output_dir: str = Field(min_length=1)
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_what_was_given(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        recipe = handler(data)
+        if isinstance(data, Mapping):
+            recipe._given = dict(data)
+        return recipe
+
+    @field_validator("curriculum", mode="before")
+    @classmethod
+    def _name_alone_is_an_entry(cls, entries: Any) -> Any:
+        if not isinstance(entries, list | tuple):
+            return entries
+        return [{"task": entry} if isinstance(entry, str) else entry for entry in entries]
+
+    @field_validator("curriculum")
+    @classmethod
+    def _tasks_exist_once(
+        cls, entries: tuple[CurriculumEntry, ...], info: ValidationInfo
+    ) -> tuple[CurriculumEntry, ...]:
+        wrong_with: Callable[[str], str | None] | None = (info.context or {}).get("wrong_with_task")
+        problems = []
+        seen: set[str] = set()
+        for index, entry in enumerate(entries):
+            message = f"task '{entry.task}' is in the curriculum twice" if entry.task in seen else None
+            if message is None and wrong_with is not None:
+                message = wrong_with(entry.task)
+            if message:
+                problems.append(Problem((index,), message))
+            seen.add(entry.task)
+        if problems:
+            raise problems_error(problems)
+        return entries
+
+    @field_validator("arms")
+    @classmethod
+    def _arms_fit(cls, arms: dict[str, Arm], info: ValidationInfo) -> dict[str, Arm]:
+        # An adapter that is itself wrong is missing in info.data; specialists are then no further mistake.
+        adapter = info.data.get("adapter", Adapter())
+        return checked_arms(arms, info.data.get("training"), adapter)
+
+    @field_validator("seeds")
+    @classmethod
+    def _seeds_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError("a seed is given twice")
+        return seeds
+
+    @field_validator("sweep")
+    @classmethod
+    def _sweep_varies_settings(
+        cls, sweep: dict[str, tuple[Any, ...]], info: ValidationInfo
+    ) -> dict[str, tuple[Any, ...]]:
+        problems = []
+        for key, values in sweep.items():
+            message = _wrong_with_swept_key(key, info.data.get("arms"))
+            if message is None and not values:
+                message = "give at least one value"
+            if message:
+                problems.append(Problem((key,), message))
+        if problems:
+            raise problems_error(problems)
+        return sweep
+
+    @field_validator("keep")
+    @classmethod
+    def _keep_what_is_light(cls, keep: str | None, info: ValidationInfo) -> str | None:
+        return keep or ("all" if info.data.get("adapter") else "last")
+
+    @property
+    def name(self) -> str:
+        """What the run is called: the last part of `output_dir`."""
+        return Path(self.output_dir).name
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of the curriculum."""
+        return tuple(entry.task for entry in self.curriculum)
+
+    def training_of(self, arm: str, task: str | None = None) -> Training:
+        """How an arm learns a task: the recipe's training, changed by the arm, then by the task's entry."""
+        training = self.training.changed(self.arms[arm].training)
+        entry = next((entry for entry in self.curriculum if entry.task == task), None)
+        own = entry.model_dump(exclude={"task"}, exclude_none=True) if entry else {}
+        return training.changed(own)
+
+    def resolved(self) -> dict[str, Any]:
+        """Every setting with its value, as plain data; a recipe made from it has the same settings."""
+        return self.model_dump(mode="json")
+
+    def with_set(self, settings: Mapping[str, Any]) -> "Recipe":
+        """This recipe at one point of its sweep.
+
+        Args:
+            settings: values by dotted key; that of `curriculum` is a list of task names.
+
+        Raises:
+            ContinualError: the values do not fit.
+        """
+        settings = dict(settings)
+        if "curriculum" in settings:
+            settings["curriculum"] = self._reordered(settings["curriculum"])
+        data = overriding.apply({"arms": DEFAULT_ARMS, **self._given, "sweep": {}}, settings)
+        try:
+            return Recipe.model_validate(data)
+        except ValidationError as error:
+            problems = problems_of(error, Recipe, data)
+            raise ContinualError(*(problem.message for problem in problems)) from None
+
+    def _reordered(self, names: Any) -> list[dict[str, Any]]:
+        entries = {entry.task: entry.model_dump(exclude_none=True) for entry in self.curriculum}
+        if not isinstance(names, list | tuple) or sorted(map(str, names)) != sorted(entries):
+            raise ContinualError(f"should be an order of the tasks {', '.join(entries)}")
+        return [entries[name] for name in names]
+
+
+def find_recipe(name_or_path: str) -> Path:
+    """The file of a recipe: a path, or the name of a shipped one.
+
+    Raises:
+        ContinualError: there is none.
+    """
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
+        raise ContinualError(f"{name_or_path}: no such file")
+    found = shipped("recipes") / f"{name_or_path}.yaml"
+    if not found.is_file():
+        known = [one.stem for one in shipped_recipes()]
+        near = did_you_mean(name_or_path, known)
+        raise ContinualError(f"unknown recipe '{name_or_path}'{near} (continual ls recipes shows all)")
+    return found
+
+
+def shipped_recipes() -> list[Path]:
+    """The files of all shipped recipes, by name."""
+    return sorted(shipped("recipes").glob("*.yaml"))
+
+
+def task_folders(recipe_file: Path, given: Sequence[Path] = ()) -> list[Path]:
+    """Where a recipe's own tasks are looked for: the folders given, then ``tasks/`` beside the recipe.
+
+    Raises:
+        ContinualError: a folder that was given does not exist.
+    """
+    missing = [folder for folder in given if not folder.is_dir()]
+    if missing:
+        raise ContinualError(*(f"--tasks {folder}: no such folder" for folder in missing))
+    beside = recipe_file.parent / "tasks"
+    known = {folder.resolve() for folder in (*given, shipped("tasks"))}
+    return [*given, *([beside] if beside.is_dir() and beside.resolve() not in known else [])]
+
+
+def load_recipe(name_or_path: str, overrides: Sequence[str] = (), folders: Sequence[Path] = ()) -> Recipe:
+    """Load a recipe, lay the overrides over it, and check everything at once.
+
+    Args:
+        name_or_path: a YAML file, or the name of a shipped recipe.
+        overrides: texts ``dotted.key=value``.
+        folders: further folders of tasks; see `task_folders`.
+
+    Raises:
+        ContinualError: with one line for every mistake.
+    """
+    path = find_recipe(name_or_path)
+    document = yamlfile.load(path)
+    changes = overriding.parse(overrides)
+    data = document.data
+    if isinstance(data, dict):
+        if "pretrain" in data:
+            hint = f"this recipe makes a base model; run it with: continual pretrain {name_or_path}"
+            raise ContinualError(f"{document.at('pretrain')}: pretrain: {hint}")
+        if changes:
+            data = overriding.apply({"arms": DEFAULT_ARMS, **data}, changes)
+        if "output_dir" not in data or (changes and "output_dir" not in changes):
+            given = data.get("output_dir", f"runs/{path.stem}")
+            data = {**data, "output_dir": f"{given}-{overriding.short_hash(changes)}" if changes else given}
+
+    def wrong_with_task(name: str) -> str | None:
+        from continual.task import find_task
+
+        try:
+            find_task(name, folders)
+        except ContinualError as error:
+            return "; ".join(error.lines)
+        return None
+
+    context = {"wrong_with_task": wrong_with_task}
+    recipe = yamlfile.validate(Recipe, document, data, context=context, overridden=list(changes))
+    problems = [
+        Problem(("sweep", key), f"{value}: {message}")
+        for key, values in recipe.sweep.items()
+        for value in values
+        for message in _wrong_with_point(recipe, {key: value})
+    ]
+    if problems:
+        raise ContinualError(*yamlfile.told(document, problems, list(changes)))
+    return recipe
+
+
+def _wrong_with_point(recipe: Recipe, settings: Mapping[str, Any]) -> Sequence[str]:
+    try:
+        recipe.with_set(settings)
+    except ContinualError as error:
+        return error.lines
+    return ()
+
+
+def _wrong_with_swept_key(key: str, arms: Mapping[str, Arm] | None) -> str | None:
+    parts = key.split(".")
+    if key in NOT_SWEPT:
+        return "cannot be swept; seeds have a key of their own" if key == "seeds" else "cannot be swept"
+    if parts[0] == "arms" and arms is not None and parts[1] not in arms:
+        return f"there is no arm '{parts[1]}'{did_you_mean(parts[1], arms)}"
+    for depth in range(1, len(parts) + 1):
+        if annotation_at(Recipe, parts[:depth]) is None:
+            return f"there is no setting '{'.'.join(parts[:depth])}'"
+    return None

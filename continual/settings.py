@@ -1,0 +1,289 @@
+"""The parts of a recipe: adapter, training, rehearsal, arm, evaluation, an entry of the curriculum.
+
+Every class is frozen and refuses unknown keys. `continual.recipe` puts them together.
+"""
+
+from typing import Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from continual.problems import Problem, problems_error, problems_of
+
+Check = Literal["eos", "parses", "non_empty", "label", "duplicate"]
+
+LAMOL: dict[str, Any] = {
+    "budget": "new_task",
+    "passes": "two",
+    "cue": "task",
+    "cue_dropout": 0.0,
+    "top_up": False,
+    "checks": ["parses"],
+}
+"""What `preset: lamol` sets, after jojotenya/LAMOL: two passes, the new task's budget, one rejection rule."""
+
+
+SHARED = ("max_length", "max_samples")
+"""What an arm cannot change, or its scores could not be compared with those of other arms."""
+
+
+class Settings(BaseModel):
+    """A group of settings: cannot be changed after it was checked, refuses unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class CurriculumEntry(Settings):
+    """One task of the curriculum, with what differs for it."""
+
+    task: str
+    """Name of a task, as `continual ls tasks` shows it."""
+
+    max_samples: int | None = Field(None, ge=1)
+    """Use at most this many training rows; instead of `training.max_samples`."""
+
+    num_train_epochs: int | None = Field(None, ge=1)
+    """Instead of `training.num_train_epochs`."""
+
+
+class Adapter(Settings):
+    """A low-rank adapter, with the names of PEFT's LoraConfig."""
+
+    type: Literal["lora"] = "lora"
+
+    r: int = Field(16, ge=1)
+    """Rank of the two matrices: higher learns more, and weighs more."""
+
+    lora_alpha: float = Field(32, gt=0)
+    """The update is scaled by lora_alpha / r."""
+
+    lora_dropout: float = Field(0.0, ge=0, lt=1)
+
+    target_modules: Literal["all-linear"] | tuple[str, ...] = "all-linear"
+    """Which layers are adapted: every linear one except the output layer, or a list of names."""
+
+    use_rslora: bool = False
+    """Scale by lora_alpha / sqrt(r) instead (arXiv 2312.03732)."""
+
+    use_dora: bool = False
+    """Learn magnitude and direction apart (arXiv 2402.09353)."""
+
+    init_lora_weights: bool | str = True
+    """True: the update starts at zero; or a name PEFT knows, such as gaussian or pissa."""
+
+    bias: Literal["none"] = "none"
+    """Biases stay as they are: an adapter that changes them could not be taken off again."""
+
+    modules_to_save: tuple[str, ...] | None = None
+    """Layers trained and stored whole beside the adapter."""
+
+    rank_pattern: dict[str, int] | None = None
+    """A rank for single layers, by name or regular expression."""
+
+    alpha_pattern: dict[str, float] | None = None
+    """A lora_alpha for single layers, by name or regular expression."""
+
+
+class Training(Settings):
+    """How one task is learned, with the names of transformers' TrainingArguments."""
+
+    learning_rate: float = Field(gt=0)
+
+    num_train_epochs: int = Field(3, ge=1)
+
+    per_device_train_batch_size: int | None = Field(None, ge=1)
+    """Rows in one forward pass; give this or tokens_per_batch."""
+
+    gradient_accumulation_steps: int = Field(1, ge=1)
+    """Forward passes in one optimizer step; with per_device_train_batch_size only."""
+
+    tokens_per_batch: int | None = Field(None, ge=1, validate_default=True)
+    """Tokens in one optimizer step, padding included; 4096 where no batch size is given."""
+
+    max_length: int = Field(512, ge=8)
+    """Tokens of a sample; longer ones lose the beginning of their prompt."""
+
+    max_samples: int | None = Field(None, ge=1)
+    """Training rows used of each task; null: all."""
+
+    warmup_ratio: float = Field(0.1, ge=0, lt=1)
+    """Share of a task's steps in which the learning rate rises to its full height."""
+
+    lr_scheduler_type: Literal["linear", "cosine", "constant"] = "linear"
+
+    weight_decay: float = Field(0.01, ge=0)
+
+    max_grad_norm: float = Field(1.0, gt=0)
+
+    adam_beta1: float = Field(0.9, ge=0, lt=1)
+
+    adam_beta2: float = Field(0.999, ge=0, lt=1)
+
+    adam_epsilon: float = Field(1e-8, gt=0)
+
+    bf16: bool = False
+    """Compute in bfloat16 while the weights stay in their own precision."""
+
+    save_steps: int | None = Field(None, ge=1)
+    """Optimizer steps between checkpoints inside a task; null: only between tasks."""
+
+    @field_validator("gradient_accumulation_steps")
+    @classmethod
+    def _needs_batch_size(cls, steps: int, info: ValidationInfo) -> int:
+        if steps > 1 and info.data.get("per_device_train_batch_size", 1) is None:
+            raise ValueError("needs per_device_train_batch_size; a batch of tokens_per_batch is split by itself")
+        return steps
+
+    @field_validator("tokens_per_batch")
+    @classmethod
+    def _one_way_to_size_a_batch(cls, tokens: int | None, info: ValidationInfo) -> int | None:
+        rows = info.data.get("per_device_train_batch_size")
+        if tokens is not None and rows is not None:
+            raise ValueError("give either tokens_per_batch or per_device_train_batch_size, not both")
+        return 4096 if tokens is None and rows is None else tokens
+
+    def changed(self, settings: dict[str, Any]) -> "Training":
+        """These settings with some changed; a new way of sizing a batch replaces the old one.
+
+        Raises:
+            ValidationError: a name is unknown or a value does not fit.
+        """
+        kept = self.model_dump(exclude_unset=True)
+        by_rows = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+        if "tokens_per_batch" in settings:
+            kept = {name: value for name, value in kept.items() if name not in by_rows}
+        if "per_device_train_batch_size" in settings:
+            kept.pop("tokens_per_batch", None)
+        return Training.model_validate({**kept, **settings})
+
+
+class Rehearsal(Settings):
+    """What is rehearsed of earlier tasks while a new one is learned."""
+
+    preset: Literal["lamol"] | None = None
+    """`lamol`: the mechanics of the paper; keys given beside it win."""
+
+    ratio: float = Field(0.2, gt=0)
+    """Rehearsed samples as a share of a task's training rows (gamma of the paper); see `budget`."""
+
+    samples: int | None = Field(None, ge=1)
+    """Rehearsed samples of each earlier task; wins over `ratio`."""
+
+    budget: Literal["old_task", "new_task"] = "old_task"
+    """old_task: ratio × rows of each old task; new_task: ratio × rows of the new one, shared by the old."""
+
+    writer: Literal["model", "real"] = "model"
+    """Who writes: the model itself, or (for comparison) a memory of real rows."""
+
+    cue: Literal["task", "shared"] = "task"
+    """One cue for each task, or a single one for all."""
+
+    cue_dropout: float = Field(0.5, ge=0, lt=1)
+    """Share of samples learned without a cue, so that answering does not depend on it."""
+
+    lm_lambda: float = Field(0.25, ge=0)
+    """Weight of the sample loss beside the answer loss."""
+
+    passes: Literal["one", "two"] = "one"
+    """two: each sample is learned as two rows, with and without its cue, as the paper does."""
+
+    temperature: float = Field(1.0, gt=0)
+
+    top_k: int = Field(20, ge=0)
+    """Draw from the k likeliest tokens; 0: from all."""
+
+    top_p: float = Field(1.0, gt=0, le=1)
+
+    max_new_tokens: int | None = Field(None, ge=1)
+    """Length of a written sample at most; null: training.max_length."""
+
+    top_up: bool = True
+    """Write again in place of what was rejected."""
+
+    max_tries: int = Field(4, ge=1)
+    """At most this many times the wanted number is drawn."""
+
+    checks: tuple[Check, ...] = ("eos", "parses", "non_empty", "label", "duplicate")
+    """Why a written sample may be rejected."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _apply_preset(cls, data: Any) -> Any:
+        if isinstance(data, dict) and data.get("preset") == "lamol":
+            return {**LAMOL, **data}
+        return data
+
+
+class Arm(Settings):
+    """One way of teaching the curriculum."""
+
+    teach: Literal["sequential", "specialists", "multitask"] = "sequential"
+    """Task after task; one adapter for each task; or all tasks at once."""
+
+    rehearsal: Rehearsal | None = None
+    """null: nothing of earlier tasks is rehearsed."""
+
+    training: dict[str, Any] = Field(default_factory=dict)
+    """What differs for this arm from the recipe's `training`."""
+
+    @field_validator("rehearsal")
+    @classmethod
+    def _only_in_sequence(cls, rehearsal: Rehearsal | None, info: ValidationInfo) -> Rehearsal | None:
+        teach = info.data.get("teach", "sequential")
+        if rehearsal is not None and teach != "sequential":
+            raise ValueError(f"{teach} has no earlier tasks to rehearse; only teach: sequential has")
+        return rehearsal
+
+    def problems(self, training: Training) -> list[Problem]:
+        """What is wrong with this arm's `training` on top of the recipe's."""
+        wrong: list[Problem] = []
+        try:
+            training.changed(self.training)
+        except ValidationError as error:
+            wrong = problems_of(error, Training, self.training)
+        shared = [name for name in SHARED if name in self.training]
+        wrong += [Problem((name,), f"all arms learn from the same rows; set training.{name}") for name in shared]
+        return [Problem(("training", *problem.keys), problem.message) for problem in wrong]
+
+
+class Evaluate(Settings):
+    """How scores are measured."""
+
+    limit: int | None = Field(None, ge=1)
+    """Rows of each test split, the same ones for every seed and arm; null: all."""
+
+    batch_tokens: int = Field(16384, ge=1)
+    """Tokens decoded side by side: lower needs less memory."""
+
+
+def checked_arms(arms: dict[str, Arm], training: Training | None, adapter: Adapter | None) -> dict[str, Arm]:
+    """The arms, if they fit the rest of the recipe.
+
+    Args:
+        arms: by name.
+        training: the recipe's; None if it is itself wrong.
+        adapter: the recipe's; None for full fine-tuning.
+
+    Raises:
+        PydanticCustomError: with every problem at its own key.
+    """
+    problems: list[Problem] = []
+    for name, arm in arms.items():
+        if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
+            problems.append(
+                Problem((name,), "an arm's name may hold letters, digits, - and _ only: it names a folder")
+            )
+        if arm.teach == "specialists" and adapter is None:
+            problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))
+        if training is not None:
+            problems += [Problem((name, *problem.keys), problem.message) for problem in arm.problems(training)]
+    if problems:
+        raise problems_error(problems)
+    return arms
