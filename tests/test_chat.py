@@ -1,0 +1,114 @@
+import pytest
+import tiny
+
+from continual.chat import Chat
+from continual.errors import ContinualError
+from continual.sample import Message, Sample
+
+
+def sample(*contents: str) -> Sample:
+    roles = ["user", "assistant"] * len(contents)
+    return Sample("t", tuple(Message(r, c) for r, c in zip(roles, contents, strict=False)))
+
+
+def marked(chat: Chat, s: Sample) -> str:
+    """The text of a sample with the tokens that bear answer loss in brackets."""
+    e = chat.encode(s, 1000)
+    out, inside = "", False
+    for token, mine in zip(e.input_ids, e.answer, strict=True):
+        if bool(mine) != inside:
+            out, inside = out + ("[" if mine else "]"), bool(mine)
+        out += chat.text([token])
+    return out + ("]" if inside else "")
+
+
+def test_template_marks_the_answer_and_its_end() -> None:
+    chat = Chat(tiny.tokenizer(True))
+    assert marked(chat, sample("a dog", "red")) == "<|user|>a dog<|end|><|assistant|>[red<|end|>]"
+
+
+def test_plain_form_marks_the_answer_with_its_delimiter() -> None:
+    chat = Chat(tiny.tokenizer())
+    assert marked(chat, sample("a dog", "red")) == "User: a dog\nAI:[ red<|end|>]"
+
+
+def test_every_assistant_turn_bears_loss() -> None:
+    chat = Chat(tiny.tokenizer())
+    text = marked(chat, sample("a", "b", "c", "d"))
+    assert text == "User: a\nAI:[ b<|end|>]\nUser: c\nAI:[ d<|end|>]"
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_prompt_in_use_is_the_prompt_that_was_taught(template: bool) -> None:
+    chat = Chat(tiny.tokenizer(template))
+    s = sample("what colour is it", "red")
+    taught = chat.encode(s, 1000)
+    prompt = chat.prompt_ids(s.prompt, 1000)
+    assert taught.input_ids[: len(prompt)] == prompt
+    assert not any(taught.answer[: len(prompt)]) and all(taught.answer[len(prompt) :])
+
+
+@pytest.mark.parametrize("template", [True, False])
+def test_what_is_encoded_after_a_cue_parses_back(template: bool) -> None:
+    chat = Chat(tiny.tokenizer(template))
+    for s in (sample("what colour is it", "red"), sample("a", "b", "c d", "e"), sample("早安\ntwo lines", "good")):
+        ids = chat.encode(s, 1000).input_ids
+        assert ids[-1] == chat.end_id
+        assert chat.parse(chat.text(ids[:-1])) == s.messages
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "User: a", "a\nAI: b", "User: a\nAI: b\nAI: c", "User: a User: b\nAI: c"],
+)
+def test_text_with_marks_out_of_place_does_not_parse(text: str) -> None:
+    assert Chat(tiny.tokenizer()).parse(text) is None
+
+
+def test_without_roles_nothing_can_be_parsed() -> None:
+    chat = Chat(tiny.tokenizer(), "none")
+    assert marked(chat, sample("a dog", "red")) == "a dog[ red<|end|>]"
+    assert chat.parse("a dog red") is None
+
+
+def test_too_long_a_sample_loses_the_start_of_its_prompt_but_no_mark_and_no_answer() -> None:
+    chat = Chat(tiny.tokenizer())
+    e = chat.encode(sample("dog " * 50 + "cat", "red"), 24)
+    text = chat.text(e.input_ids)
+    assert e.truncated and len(e.input_ids) <= 24
+    assert text.startswith("User:") and text.endswith("cat\nAI: red<|end|>")
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        ("{{ raise_exception('no system') if messages[0].role == 'system' }}" + tiny.ROLE_TEMPLATE, "refuses"),
+        ("{% if messages[0].role != 'system' %}You help.{% endif %}" + tiny.ROLE_TEMPLATE, "system role"),
+        (tiny.ROLE_TEMPLATE.replace("m['content'] | trim", "m['content'] | upper | lower"), "changes the words"),
+    ],
+)
+def test_templates_without_a_free_system_role_use_the_plain_form(
+    template: str, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(tiny.tokenizer(True))
+    tokenizer.chat_template = template
+    chat = Chat(tokenizer)
+    assert chat.form.user_head == "User: "
+    assert reason in caplog.text
+
+
+def test_a_tokenizer_without_end_is_refused() -> None:
+    import copy
+
+    tokenizer = copy.deepcopy(tiny.tokenizer())
+    tokenizer.eos_token = None
+    with pytest.raises(ContinualError, match="no eos_token"):
+        Chat(tokenizer)
+
+
+def test_answer_text_ends_at_the_stop_token() -> None:
+    chat = Chat(tiny.tokenizer())
+    ids = chat.answer_ids("red") + [chat.end_id] + chat.answer_ids("blue")
+    assert chat.answer_text(ids) == "red"
