@@ -1,0 +1,240 @@
+"""The one training loop: a causal-LM template on Avalanche's `SupervisedTemplate`, driven by accelerate.
+
+One Avalanche iteration is one optimizer step. Where a step is forwarded in several micro-batches, they live
+inside `forward`, so that every hook fires once per step and sees the whole gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from continual.batch import Collate, LMBatch
+from continual.data import TokenBatches
+from continual.guard import guard
+from continual.model import CausalLM
+from continual.seeds import derive
+
+guard()
+
+import torch  # noqa: E402
+import torch.nn.functional as F  # noqa: E402
+from accelerate import Accelerator  # noqa: E402
+from avalanche.training.plugins import EvaluationPlugin  # noqa: E402
+from avalanche.training.templates import SupervisedTemplate  # noqa: E402
+from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
+
+
+@dataclass(frozen=True)
+class Hyperparameters:
+    """How one task is trained; the names are transformers' own."""
+
+    learning_rate: float
+    num_train_epochs: int = 3
+    tokens_per_batch: int | None = 4096
+    per_device_train_batch_size: int | None = None
+    gradient_accumulation_steps: int = 1
+    warmup_ratio: float = 0.1
+    lr_scheduler_type: str = "linear"
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    adam_beta1: float = 0.9
+    adam_beta2: float = 0.999
+    adam_epsilon: float = 1e-8
+
+
+def learning_rate_factor(step: int, steps: int, warmup_ratio: float, kind: str) -> float:
+    """The share of the learning rate at a step: linear warm-up, then one of three kinds."""
+    warmup = math.ceil(warmup_ratio * steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    if kind == "constant":
+        return 1.0
+    done = (step - warmup) / max(1, steps - warmup)
+    return 1 - done if kind == "linear" else 0.5 * (1 + math.cos(math.pi * done))
+
+
+class CausalLMTemplate(SupervisedTemplate):
+    """Teaches a causal language model one experience after another.
+
+    Per experience it makes a fresh optimizer and schedule. The loss of a step is ``sum(answer CE) / n_answer
+    + lm_lambda * sum(cued CE) / n_cued``, both counts over the whole step (all its micro-batches, all ranks);
+    LAMOL's L = L_QA + lambda L_LM in one forward pass.
+
+    Args:
+        model: the facade around a causal LM.
+        hyperparameters: one for each experience, by its number in the stream; or one for all.
+        seed: every random draw of training derives from it, the experience, the epoch and the step.
+        collate: makes the batches; its cues decide whether samples carry one.
+        lm_lambda: weight of the sample loss.
+        cue_dropout: share of samples that go without cue.
+        accelerator: carries precision and distribution.
+        plugins: Avalanche plugins.
+        evaluator: Avalanche's metrics, or None.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: CausalLM,
+        hyperparameters: Hyperparameters | Sequence[Hyperparameters],
+        seed: int,
+        collate: Collate,
+        lm_lambda: float = 0.25,
+        cue_dropout: float = 0.5,
+        accelerator: Accelerator | None = None,
+        plugins: Sequence[Any] = (),
+        evaluator: EvaluationPlugin | None = None,
+        eval_every: int = -1,
+    ) -> None:
+        self.accelerator = accelerator or Accelerator()
+        self.hyperparameters = hyperparameters
+        self.seed, self.collate, self.lm_lambda, self.cue_dropout = seed, collate, lm_lambda, cue_dropout
+        self.train_tokens = 0
+        """Real tokens forwarded in training in this experience, on all ranks."""
+        self.step = 0
+        """Optimizer steps taken in this experience."""
+        self.one_forward = False
+        """Set by a plugin that must see the output of a whole step at once."""
+        super().__init__(
+            model=self.accelerator.prepare_model(model),
+            # Avalanche wants an optimizer from the start; each experience gets its own below.
+            optimizer=torch.optim.SGD(model.parameters(), lr=0.0),
+            criterion=torch.nn.CrossEntropyLoss(),
+            device=self.accelerator.device,
+            plugins=list(plugins),
+            evaluator=evaluator or EvaluationPlugin(),
+            eval_mb_size=32,
+            eval_every=eval_every,
+        )
+
+    @property
+    def lm(self) -> Any:
+        """The transformers (or PEFT) model inside."""
+        return self.accelerator.unwrap_model(self.model).inner
+
+    @property
+    def settings(self) -> Hyperparameters:
+        """The hyper-parameters of the current experience."""
+        if isinstance(self.hyperparameters, Hyperparameters):
+            return self.hyperparameters
+        return self.hyperparameters[self.experience.current_experience]
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps that the current experience takes in all."""
+        return len(self.dataloader) * self.settings.num_train_epochs
+
+    def make_train_dataloader(self, **kwargs: Any) -> None:
+        """Token-budget batches over `adapted_dataset`, to which plugins may have added rows."""
+        settings = self.settings
+        self.train_epochs = settings.num_train_epochs
+        self.dataloader = TokenBatches(
+            self.adapted_dataset,
+            self.collate,
+            seed=derive(self.seed, self.experience.current_experience, "batches"),
+            tokens_per_batch=settings.tokens_per_batch,
+            rows_per_batch=settings.per_device_train_batch_size,
+            accumulation=settings.gradient_accumulation_steps,
+            cue_dropout=self.cue_dropout,
+            whole=self.one_forward,
+            rank=self.accelerator.process_index,
+            ranks=self.accelerator.num_processes,
+        )
+        self.train_mb_size = self.dataloader.rows_per_step
+
+    def check_model_and_optimizer(self, **kwargs: Any) -> None:
+        """A fresh optimizer and schedule for each experience, over the trainable parameters only."""
+        settings = self.settings
+        self.step = self.train_tokens = 0
+        decay = [p for p in self.model.parameters() if p.ndim >= 2]
+        rest = [p for p in self.model.parameters() if p.ndim < 2]
+        self.optimizer = torch.optim.AdamW(
+            [{"params": decay, "weight_decay": settings.weight_decay}, {"params": rest, "weight_decay": 0.0}],
+            lr=settings.learning_rate,
+            betas=(settings.adam_beta1, settings.adam_beta2),
+            eps=settings.adam_epsilon,
+            fused=True,
+        )
+        steps, warmup, kind = self.steps, settings.warmup_ratio, settings.lr_scheduler_type
+        self.schedule = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, steps, warmup, kind))
+
+    def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:
+        """All epochs of an experience, from step `self.step` on (0, or where a checkpoint left off)."""
+        per_epoch = len(self.dataloader)
+        first, self.dataloader.skip = divmod(self.step, per_epoch)
+        for epoch in range(first, self.train_epochs):
+            self.dataloader.epoch = epoch
+            self._before_training_epoch(**kwargs)
+            if self._stop_training:
+                self._stop_training: bool = False
+                break
+            self.training_epoch(**kwargs)
+            self._after_training_epoch(**kwargs)
+
+    def training_epoch(self, **kwargs: Any) -> None:
+        """SupervisedTemplate's epoch, with the random state of each step derived from its number."""
+        for mbatch in self.dataloader:
+            if self._stop_training:
+                break
+            self.mbatch = mbatch
+            # Dropout draws from torch's global state. Set anew at each step, it is the same after a resume.
+            torch.manual_seed(derive(self.seed, self.experience.current_experience, self.step, "step"))
+            self._unpack_minibatch()
+            self._before_training_iteration(**kwargs)
+            self.optimizer.zero_grad()
+            self.loss = self._make_empty_loss()
+            self._before_forward(**kwargs)
+            self.mb_output = self.forward()
+            self._after_forward(**kwargs)
+            self.loss = self.loss + self.criterion() + self._earlier_loss
+            self._before_backward(**kwargs)
+            self.backward()
+            self._after_backward(**kwargs)
+            self._before_update(**kwargs)
+            self.optimizer_step()
+            self._after_update(**kwargs)
+            self.step += 1
+            self.train_tokens += sum(batch.tokens for batch in self.mb_x.step) * self.accelerator.num_processes
+            self._after_training_iteration(**kwargs)
+
+    def forward(self) -> torch.Tensor:
+        """Logits of the (last) micro-batch, (N, vocab); the others have then left their gradients behind."""
+        self._earlier_loss = self._make_empty_loss()
+        if self.is_training:
+            self._count_supervised()
+            for batch, y in self.mb_x.earlier:
+                loss = self._weighted(self.model(batch), y, batch)
+                self.accelerator.backward(loss)
+                self._earlier_loss = self._earlier_loss + loss.detach()
+        return self.model(self.mb_x)
+
+    def criterion(self) -> torch.Tensor:
+        """The loss of the (last) micro-batch; in evaluation, plain cross-entropy."""
+        if self.is_training:
+            return self._weighted(self.mb_output, self.mb_y, self.mb_x)
+        return super().criterion()
+
+    def _count_supervised(self) -> None:
+        """The two denominators, over all micro-batches and ranks of this step."""
+        counts = torch.stack([torch.stack([b.answer.sum(), b.cued.sum()]) for b in self.mb_x.step]).sum(0)
+        if self.accelerator.num_processes > 1:
+            # Distributed training averages gradients over ranks; our loss is a sum over them.
+            counts = self.accelerator.reduce(counts, "sum") / self.accelerator.num_processes
+        self._counts = counts.clamp(min=1)
+
+    def _weighted(self, logits: torch.Tensor, y: torch.Tensor, x: LMBatch) -> torch.Tensor:
+        answers, cued = self._counts
+        weight = x.answer / answers + self.lm_lambda * x.cued / cued
+        return (F.cross_entropy(logits.float(), y, reduction="none") * weight).sum()
+
+    def backward(self) -> None:
+        self.accelerator.backward(self.loss.sum())
+
+    def optimizer_step(self) -> None:
+        if self.settings.max_grad_norm > 0:
+            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+        self.optimizer.step()
+        self.schedule.step()
