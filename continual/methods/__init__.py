@@ -1,0 +1,1 @@
+"""Methods against forgetting, one short file each, as Avalanche plugins."""

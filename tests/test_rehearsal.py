@@ -1,0 +1,157 @@
+"""What is rehearsed: budgets, checks, top-up, text on disk; LAMOL's mechanics and ours."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+from conftest import teach
+
+from continual.chat import Chat
+from continual.decode import Output, Sampling
+from continual.rehearse import text
+from continual.rehearse.budget import cue_of, quotas
+from continual.rehearse.check import Draft, rejection
+from continual.rehearse.writer import ModelWriter, RealWriter
+from continual.runs import read_json
+from continual.sample import Message, Sample
+
+SIZES = {"sst": 6920, "srl": 6414, "woz": 2536}
+
+
+def test_lamols_budget_hangs_on_the_new_task_and_is_shared() -> None:
+    # jojotenya/LAMOL utils.py: ceil(0.2 * 2536) = 508, minus 508 % 2, halved
+    assert quotas("new_task", 0.2, None, SIZES, "woz", ["sst", "srl"]) == {"sst": 254, "srl": 254}
+    assert quotas("new_task", 0.05, None, SIZES, "srl", ["sst"]) == {"sst": 321}
+
+
+def test_our_budget_gives_each_old_task_a_share_of_its_own_size() -> None:
+    assert quotas("old_task", 0.2, None, SIZES, "woz", ["sst", "srl"]) == {"sst": 1384, "srl": 1283}
+    assert quotas("old_task", 0.2, 50, SIZES, "woz", ["sst", "srl"]) == {"sst": 50, "srl": 50}
+
+
+def test_a_cue_is_the_tasks_own_or_shared() -> None:
+    assert cue_of("task", "sst") == "sst"
+    assert cue_of("shared", "sst") == cue_of("shared", "srl")
+
+
+def draft(question: str = "q", answer: str = "two", finished: bool = True, parsed: bool = True) -> Draft:
+    messages = (Message("user", question), Message("assistant", answer)) if parsed else None
+    return Draft("", messages, finished, 5)
+
+
+ALL = ("eos", "parses", "non_empty", "label", "duplicate")
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (draft(finished=False), "eos"),
+        (draft(parsed=False), "parses"),
+        (draft(question=""), "non_empty"),
+        (draft(answer=""), "non_empty"),
+        (draft(answer="three"), "label"),
+        (draft(question="seen"), "duplicate"),
+        (draft(), None),
+    ],
+)
+def test_each_check_gives_its_reason(bad: Draft, reason: str | None) -> None:
+    seen = draft(question="seen").messages
+    assert seen is not None
+    assert rejection(bad, ALL, ("two", "six"), {seen}) == reason
+
+
+def test_lamol_rejects_only_what_does_not_split_into_question_and_answer() -> None:
+    seen = draft().messages
+    assert seen is not None
+    for accepted in (draft(finished=False), draft(answer=""), draft(answer="three"), draft()):
+        assert rejection(accepted, ("parses",), ("two", "six"), {seen}) is None
+    assert rejection(draft(parsed=False), ("parses",), (), set()) == "parses"
+
+
+class Scripted:
+    """Stands in for `Decoder`: says the next texts of a script, whatever it is asked."""
+
+    def __init__(self, chat: Chat, script: list[str]) -> None:
+        self.chat, self.script, self.seeds = chat, script, []  # type: Chat, list[str], list[int]
+
+    def __call__(self, *args: Any) -> "Scripted":
+        return self
+
+    def generate(self, prompts: Any, limit: int, sampling: Sampling, seeds: list[int]) -> list[Output]:
+        self.seeds += seeds
+        said = [self.script.pop(0) for _ in prompts]
+        return [Output((*self.chat._ids(t), self.chat.end_id), True) for t in said]
+
+
+def write(monkeypatch: pytest.MonkeyPatch, script: list[str], wanted: int, **more: Any) -> tuple[list[Any], Scripted]:
+    chat = Chat(tiny.tokenizer())
+    scripted = Scripted(chat, script)
+    monkeypatch.setattr("continual.rehearse.writer.Decoder", scripted)
+    settings = {"checks": ALL, "top_up": True, "max_tries": 4, **more}
+    writer = ModelWriter(
+        chat, {"t": "t"}, {"t": ()}, sampling=Sampling(1.0), max_new_tokens=9, batch_tokens=99, **settings
+    )
+    return writer.write(None, "t", wanted, seed=0), scripted
+
+
+def good(n: int) -> str:
+    return f"User: {n}\nAI: two"
+
+
+def test_top_up_draws_until_enough_are_valid(monkeypatch: pytest.MonkeyPatch) -> None:
+    script = [good(1), good(1), "nonsense", good(2), *[good(n) for n in range(3, 20)]]
+    samples, scripted = write(monkeypatch, script, 4)
+    assert [s.reason for s in samples[:4]] == [None, "duplicate", "parses", None]
+    assert sum(s.reason is None for s in samples) == 4
+    assert {s.reason for s in samples} <= {None, "duplicate", "parses", "surplus"}
+    assert len(set(scripted.seeds)) == len(scripted.seeds)  # no draw is repeated
+
+
+def test_top_up_gives_up_after_max_tries(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, _ = write(monkeypatch, ["nonsense"] * 100, 3, max_tries=4)
+    assert len(samples) == 12 and all(s.reason == "parses" for s in samples)
+
+
+def test_lamol_draws_once_and_keeps_duplicates(monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, _ = write(monkeypatch, [good(1), good(1), "nonsense"], 3, top_up=False, checks=("parses",))
+    assert [s.reason for s in samples] == [None, None, "parses"]
+
+
+def test_real_rows_are_stored_once_and_the_same_ones_come_back() -> None:
+    rows = [Sample("t", (Message("user", str(i)), Message("assistant", "a"))) for i in range(50)]
+    writer = RealWriter({"t": rows}, seed=0)
+    ten, four = writer.write(None, "t", 10, seed=1), writer.write(None, "t", 4, seed=2)
+    assert [s.messages for s in ten[:4]] == [s.messages for s in four]
+
+
+def test_text_survives_the_disk_even_with_unicode_line_breaks(tmp_path: Path) -> None:
+    samples = [text.Written((Message("user", "a\u2028b\x85c"), Message("assistant", "早安")), "raw\n", None, 3)]
+    text.save(tmp_path / "r.jsonl", samples)
+    assert text.load(tmp_path / "r.jsonl") == samples
+    assert "早安" in (tmp_path / "r.jsonl").read_text(encoding="utf-8")
+
+
+def test_a_run_keeps_its_rehearsed_text_and_counts_no_real_row(world: Path) -> None:
+    run = teach(world)
+    told = read_json(run / "arms/rehearsal/seed0/run.json")
+    lines = (run / "arms/rehearsal/seed0/rehearsed/2-sound.jsonl").read_text().splitlines()
+    entry = told["rehearsed"][0]
+    assert (entry["before"], entry["task"], entry["wanted"]) == ("legs", "sound", 7)  # ceil(0.2 * 33)
+    assert entry["drawn"] == len(lines) == entry["kept"] + sum(entry["rejected"].values())
+    assert all((json.loads(line)["reason"] is None) == json.loads(line)["kept"] for line in lines)
+    assert told["cost"]["real_rows_kept"] == 0 and told["cost"]["generated_tokens"] > 0
+
+
+def test_real_replay_is_the_same_plugin_with_counted_rows(world: Path) -> None:
+    arms = {"real": {"rehearsal": {"writer": "real"}}}
+    run = teach(world, arms=arms, curriculum=["sound", "legs", "first"])
+    told = read_json(run / "arms/real/seed0/run.json")
+    assert [(e["before"], e["task"], e["kept"]) for e in told["rehearsed"]] == [
+        ("legs", "sound", 7),
+        ("first", "sound", 7),
+        ("first", "legs", 7),
+    ]
+    assert told["cost"]["real_rows_kept"] == 14 and told["cost"]["stored_bytes"] > 0
+    assert told["cost"]["generated_tokens"] == 0
