@@ -1,0 +1,176 @@
+"""The report as one HTML page that opens anywhere, offline, and its pictures as SVG files."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from markupsafe import Markup, escape
+
+from continual import results as results_module
+from continual.forgetting import FORMULAE
+from continual.report import curves, plots, svg
+from continual.report.numbers import COSTS, figure, percent
+from continual.report.rehearsed import Batch, batches
+from continual.report.svg import Picture
+from continual.report.views import Row, View, colours, rows_of, views_of
+from continual.report.words import headline
+from continual.runs import read_json, write_text
+
+TABLE = ("acc", "forgetting", "bwt", "fwt", "learning_acc", "average_incremental_acc", "intransigence",
+         "gap_to_multitask", "gap_to_specialists")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ReportedRun:
+    """One run directory, ready to be shown."""
+
+    folder: Path
+    results: dict[str, Any]
+    rows: list[Row]
+    views: list[View]
+    rehearsed: dict[str, list[tuple[str, list[Batch]]]]
+    """What the first run of each rehearsing arm wrote: the batches before each new task."""
+    recipe: str
+    versions: str
+
+
+def write(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
+    """Write the page, the plots beside it, and the results.json of each run.
+
+    Args:
+        run_dirs: One run, or several to be shown side by side.
+        out: The page; by default report.html in the run directory, or here for several runs.
+
+    Returns:
+        Where the page is.
+    """
+    for run_dir in run_dirs:
+        results_module.write(run_dir)
+    reported = _read(run_dirs)
+    out = out or (run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("report.html"))
+    write_text(out, _render(reported))
+    for name, picture in pictures(reported).items():
+        write_text(out.parent / "plots" / f"{name}.svg", picture.file())
+    return out
+
+
+def page(run_dirs: Sequence[Path]) -> str:
+    """The whole page as text; nothing is written."""
+    return _render(_read(run_dirs))
+
+
+def pictures(reported: Sequence[ReportedRun]) -> dict[str, Picture]:
+    """Every picture of the page by its file name (without .svg)."""
+    rows = [row for run in reported for row in run.rows]
+    if not rows:
+        return {}
+    found = {"kept": plots.kept(rows), "seen-so-far": _seen(reported)}
+    found["costs"] = svg.grid(curves.costs(rows), 2, "What each arm costs")
+    for run in reported:
+        for number, view in enumerate(run.views):
+            end = (f"-{run.folder.name}" if len(reported) > 1 else "") + (f"-{number}" if number else "")
+            panels = [curves.task_curve(view, column) for column in range(len(view.order))]
+            keys = [curves.key(matrix.row) for matrix in view.matrices]
+            title = f"The score on each task after each step: {view.title}"
+            found[f"tasks{end}"] = svg.grid([svg.grid(panels, 3, title), svg.grid(keys, 6, title)], 1, title)
+            for matrix in view.matrices:
+                found[f"R-{matrix.row.arm}{end}"] = plots.heat_map(matrix)
+    return found
+
+
+def _read(run_dirs: Sequence[Path]) -> list[ReportedRun]:
+    documents = [results_module.collect(run_dir) for run_dir in run_dirs]
+    palette = colours(documents)
+    reported: list[ReportedRun] = []
+    dashes = 0
+    for run_dir, document in zip(run_dirs, documents, strict=True):
+        prefix = run_dir.resolve().name if len(run_dirs) > 1 else ""
+        rows = rows_of(document, palette, prefix=prefix, first_dash=dashes)
+        dashes = max((row.dash + 1 for row in rows), default=dashes)
+        versions = read_json(run_dir / "manifest.json")["versions"]
+        reported.append(
+            ReportedRun(
+                folder=run_dir.resolve(),
+                results=document,
+                rows=rows,
+                views=views_of(document, rows) if rows else [],
+                rehearsed=_rehearsed(run_dir, document),
+                recipe=(run_dir / "recipe.yaml").read_text(encoding="utf-8"),
+                versions=", ".join(f"{name} {version}" for name, version in versions.items()),
+            )
+        )
+    return reported
+
+
+def _rehearsed(run_dir: Path, document: dict[str, Any]) -> dict[str, list[tuple[str, list[Batch]]]]:
+    found = {}
+    for arm, entry in document["arms"].items():
+        first = entry["runs"][0]
+        if first["rehearsed"]:
+            steps = groupby(batches(run_dir / "arms" / arm / first["run"], first), lambda batch: batch.before)
+            found[arm] = [(before, list(together)) for before, together in steps]
+    return found
+
+
+def _formula(text: str) -> Markup:
+    """A formula with its indices set low: ``Σ_j`` and ``Σ_{j<T}``."""
+    return Markup(re.sub(r"_(?:\{(.+?)\}|(\w))", r"<sub>\1\2</sub>", str(escape(text))))
+
+
+def _seen(reported: Sequence[ReportedRun], width: float = 520) -> Picture:
+    """All arms in one plot; its steps have the tasks' names where all of them were taught in one order."""
+    orders = [view.order for run in reported for view in run.views]
+    shared = orders[0] if all(order == orders[0] for order in orders) else []
+    return curves.seen_so_far([row for run in reported for row in run.rows], shared, width)
+
+
+def _render(reported: Sequence[ReportedRun]) -> str:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    here = Path(__file__).parent
+    environment = Environment(
+        loader=FileSystemLoader(here),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.globals.update(
+        style=Markup("\n".join((here / name).read_text(encoding="utf-8") for name in ("colours.css", "style.css"))),
+        inline=lambda picture: Markup(picture.inline()),
+        figure=figure,
+        percent=percent,
+        formula=_formula,
+        headline=headline,
+        heat_map=plots.heat_map,
+        task_curve=curves.task_curve,
+        key=curves.key,
+        FORMULAE=FORMULAE,
+        TABLE=TABLE,
+        COSTS=COSTS,
+        COLOURS=plots.COLOURS,
+    )
+    rows = [row for run in reported for row in run.rows]
+    return environment.get_template("page.html.j2").render(
+        runs=reported,
+        rows=rows,
+        best=_best(rows),
+        title=" and ".join(run.results["name"] for run in reported),
+        kept=[plots.kept(rows, width) for width in (560, 200)] if rows else [],
+        seen=[_seen(reported, width) for width in (560, 220)] if rows else [],
+        costs=curves.costs(rows),
+    )
+
+
+def _best(rows: Sequence[Row]) -> dict[str, float]:
+    """The best value of each figure among the arms taught in sequence, where there is something to choose."""
+    best = {}
+    for name in TABLE:
+        values = [row.mean[name] for row in rows if row.teach == "sequential"]
+        known = [value for value in values if value is not None]
+        if len(known) > 1:
+            best[name] = max(known) if FORMULAE[name].higher_is_better else min(known)
+    return best

@@ -1,0 +1,66 @@
+"""What happened, in sentences."""
+
+from continual.forgetting import Cell
+from continual.report.numbers import percent
+from continual.report.views import ArmMatrix, Row
+
+FORGETS = 0.05
+"""From here on, forgetting is what the sentence begins with."""
+
+
+def share_of_multitask(row: Row) -> Cell:
+    """ACC as a share of what the multitask arm reaches; None where there is none, or where it reaches 0."""
+    acc, gap = row.mean["acc"], row.mean["gap_to_multitask"]
+    if acc is None or gap is None or acc + gap <= 0:
+        return None
+    return acc / (acc + gap)
+
+
+def headline(row: Row) -> str:
+    """One sentence about one arm, without its name: ``kept 97 % of what multitask reaches …``."""
+    end = f"{percent(row.mean['acc'])} %"
+    if row.teach == "multitask":
+        return f"was taught everything at once and reaches {end}: the bound to measure the others by."
+    if row.teach != "sequential":
+        return f"learned each task alone, one adapter per task: {end}."
+    share, forgot = share_of_multitask(row), row.mean["forgetting"]
+    of_multitask = "" if share is None else f"{100 * share:.0f} % of what multitask reaches"
+    if forgot is not None and forgot >= FORGETS:
+        return f"forgot {_points(forgot)} and ends at {end}{f', {of_multitask}' if of_multitask else ''}."
+    if forgot is None:
+        memory = ""
+    elif forgot > 0.0005:
+        memory = f", with {_points(forgot)} forgotten"
+    elif forgot >= -0.0005:
+        memory = ", with nothing forgotten"
+    else:
+        memory = f", with nothing forgotten: earlier tasks rose by {_points(-forgot)}"
+    if of_multitask:
+        verb = "kept" if forgot is not None else "reached"
+        return f"{verb} {of_multitask}: {end}{memory}."
+    return f"ends at {end}{memory}."
+
+
+def _points(difference: float) -> str:
+    number = f"{100 * difference:.1f}" if difference < 0.1 else f"{100 * difference:.0f}"
+    return f"{number} point{'' if number in ('1', '1.0') else 's'}"
+
+
+def learned(matrix: ArmMatrix) -> str:
+    """From where to where the tasks went by being taught: ``translate 0.0 → 93.1, …``."""
+    last = len(matrix.R) - 1
+    steps = []
+    for column, task in enumerate(matrix.order):
+        taught = matrix.R[column + 1 if matrix.sequential else last][column]
+        steps.append(f"{task} {percent(matrix.R[0][column])} → {percent(taught)}")
+    return ", ".join(steps)
+
+
+def forgotten(matrix: ArmMatrix) -> str:
+    """What became of the tasks that lost at least half a point since: ``translate −70.1, …``."""
+    lost = [
+        (change, task)
+        for change, task in zip(matrix.changes or [], matrix.order, strict=False)
+        if change is not None and change <= -0.005
+    ]
+    return ", ".join(f"{task} −{-100 * change:.1f}" for change, task in sorted(lost)) or "nothing"

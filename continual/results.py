@@ -1,0 +1,193 @@
+"""From the files of a run directory to its results.json; docs/reading-results.md documents every field.
+
+Only finished runs of an arm have figures. The others stand under ``unfinished``, and nothing is invented
+for them.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from continual.forgetting import FORMULAE, Cell, figures
+from continual.runs import Run, read_json, read_matrix, write_json
+
+SCHEMA = 1
+ORDER_KEYS = ("curriculum", "seed", "seeds")
+"""Swept keys that say in which order and with which chance, not what: mean and std run over them."""
+
+
+def collect(run_dir: Path) -> dict[str, Any]:
+    """The results of a run directory, finished or not.
+
+    Args:
+        run_dir: What `continual run` writes: manifest.json, recipe.yaml and arms/<arm>/<run>/.
+
+    Raises:
+        ContinualError: `run_dir` is not a run directory.
+    """
+    manifest, recipe = _read_head(run_dir)
+    tasks = [entry if isinstance(entry, str) else str(entry["task"]) for entry in recipe["curriculum"]]
+    finished: dict[str, list[dict[str, Any]]] = {}
+    unfinished: list[dict[str, Any]] = []
+    for arm in recipe["arms"]:
+        found = [_read_run(folder) for folder in _run_folders(run_dir, arm)]
+        finished[arm] = []
+        for run in found:
+            have, needed = _rows(run)
+            if have == needed:
+                finished[arm].append(run)
+            else:
+                unfinished.append({"arm": arm, "run": run["run"], "rows": have, "of": needed})
+        absent = planned_runs(recipe) - len(found)
+        if absent > 0:
+            unfinished.append({"arm": arm, "run": None, "not_begun": absent})
+    everything = [run for runs in finished.values() for run in runs]
+    tasks += dict.fromkeys(task for run in everything for task in run["order"] if task not in tasks)
+    for run in everything:
+        _align(run, tasks)
+    arms: dict[str, Any] = {}
+    for arm, runs in finished.items():
+        for run in runs:
+            run["figures"] = figures(
+                run["R"],
+                run["order"],
+                tasks,
+                _reference(everything, run, "multitask"),
+                _reference(everything, run, "specialists"),
+                sequential=run["teach"] == "sequential",
+            )
+        if runs:
+            arms[arm] = {"teach": runs[0]["teach"], "runs": runs, **_mean_and_std(runs)}
+    return {
+        "schema": SCHEMA,
+        "name": manifest["name"],
+        "model": recipe["model_name_or_path"],
+        "created": manifest["created"],
+        "tasks": tasks,
+        "metrics": manifest.get("metrics", {}),
+        "arms": arms,
+        "unfinished": unfinished,
+        "formulae": {name: vars(formula) for name, formula in FORMULAE.items()},
+    }
+
+
+def write(run_dir: Path) -> dict[str, Any]:
+    """Collect the results and write them to results.json in `run_dir`, whole or not at all."""
+    results = collect(run_dir)
+    write_json(run_dir / "results.json", results)
+    return results
+
+
+def group_of(settings: dict[str, Any]) -> dict[str, Any]:
+    """The part of a run's ``set`` that is not its order or seed: mean and std are taken within it."""
+    return {key: value for key, value in settings.items() if key not in ORDER_KEYS}
+
+
+def planned_runs(recipe: dict[str, Any]) -> int:
+    """How many runs the (resolved) recipe plans for each arm: its seeds times every swept combination."""
+    sweep = recipe.get("sweep", {})
+    seeds = 1 if "seed" in sweep or "seeds" in sweep else len(recipe["seeds"])
+    return int(seeds * math.prod(len(values) for values in sweep.values()))
+
+
+def _read_head(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    import yaml
+
+    manifest = Run(run_dir).manifest()
+    return manifest, yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+
+
+def _run_folders(run_dir: Path, arm: str) -> list[Path]:
+    """The runs of an arm that have an R at all, seed2 before seed10."""
+    folders = (run_dir / "arms" / arm).glob("*")
+    begun = [folder for folder in folders if (folder / "run.json").is_file() and (folder / "R.csv").is_file()]
+    return sorted(begun, key=lambda folder: (len(folder.name.partition("-")[0]), folder.name))
+
+
+def _read_run(folder: Path) -> dict[str, Any]:
+    stored = read_json(folder / "run.json")
+    columns, after, R = read_matrix(folder / "R.csv")
+    run = {key: stored[key] for key in ("teach", "seed", "set", "order", "ci", "cost", "rehearsed")}
+    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R}
+
+
+def _align(run: dict[str, Any], tasks: list[str]) -> None:
+    """Put the columns of a run's R and ci into the order of `tasks`; one that it did not have is unknown."""
+    columns = run.pop("columns")
+    for name in ("R", "ci"):
+        named = [dict(zip(columns, row, strict=True)) for row in run[name]]
+        run[name] = [[row.get(task) for task in tasks] for row in named]
+
+
+def _rows(run: dict[str, Any]) -> tuple[int, int]:
+    """How many rows of R a run has, and how many it needs; a last row with gaps is not there yet."""
+    needed = len(run["order"]) + 1 if run["teach"] == "sequential" else 2
+    have = len(run["R"])
+    if have == needed:
+        last = dict(zip(run["columns"], run["R"][-1], strict=True))
+        have -= any(last[task] is None for task in run["order"])
+    return have, needed
+
+
+def _reference(runs: list[dict[str, Any]], run: dict[str, Any], teach: str) -> list[Cell] | None:
+    """The final scores of the run that `run` is compared with; None if there is none.
+
+    It has the same seed, and the same value of each swept key that both name; one of the same order wins.
+    """
+    group = group_of(run["set"])
+    same = [
+        other
+        for other in runs
+        if other["teach"] == teach
+        and other["seed"] == run["seed"]
+        and set(other["order"]) == set(run["order"])
+        and all(group.get(key, value) == value for key, value in group_of(other["set"]).items())
+    ]
+    if not same:
+        return None
+    best = next((other for other in same if other["order"] == run["order"]), same[0])
+    final: list[Cell] = best["R"][-1]
+    return final
+
+
+def by_set(runs: list[dict[str, Any]]) -> list[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """The runs that share everything but seed and order, each group with what it shares, in file order."""
+    groups: list[tuple[dict[str, Any], list[dict[str, Any]]]] = []
+    for run in runs:
+        group = group_of(run["set"])
+        members = next((members for known, members in groups if known == group), None)
+        if members is None:
+            groups.append((group, [run]))
+        else:
+            members.append(run)
+    return groups
+
+
+def _mean_and_std(runs: list[dict[str, Any]]) -> dict[str, Any]:
+    """``mean`` and ``std`` over the runs of one set; lists, each with its ``set``, if there are several."""
+
+    def over(members: list[dict[str, Any]], statistic: Callable[[list[Cell]], Cell]) -> dict[str, Cell]:
+        return {name: statistic([run["figures"][name] for run in members]) for name in FORMULAE}
+
+    groups = by_set(runs)
+    if len(groups) == 1:
+        return {"mean": over(runs, mean), "std": over(runs, std)}
+    return {
+        "mean": [{"set": group, **over(members, mean)} for group, members in groups],
+        "std": [{"set": group, **over(members, std)} for group, members in groups],
+    }
+
+
+def mean(values: Sequence[Cell]) -> Cell:
+    """The mean; None where one value is unknown."""
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if known and len(known) == len(values) else None
+
+
+def std(values: Sequence[Cell]) -> Cell:
+    """The sample standard deviation (n − 1 in the denominator); None for one value or an unknown one."""
+    centre = mean(values)
+    if centre is None or len(values) < 2:
+        return None
+    return math.sqrt(sum((value - centre) ** 2 for value in values if value is not None) / (len(values) - 1))
