@@ -1,0 +1,329 @@
+"""Carry out a recipe: every arm, seed and sweep point, into one run directory; or go on with one."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.markup import escape
+
+from continual.batch import Collate
+from continual.chat import Chat
+from continual.curriculum import labels_of
+from continual.decode import Sampling
+from continual.errors import ContinualError
+from continual.learn import Hyperparameters
+from continual.material import Material, gather
+from continual.methods.rehearsal import RehearsalPlugin
+from continual.plan import PlannedRun, expand
+from continual.progress import Teller
+from continual.recipe import Recipe
+from continual.record import Record
+from continual.rehearse.budget import cue_of, quotas
+from continual.rehearse.writer import ModelWriter, RealWriter, Writer
+from continual.runs import Run, read_json, write_json, write_text
+from continual.seeds import derive
+from continual.settings import Rehearsal, Training
+from continual.task import Task, find_task
+from continual.teach import Teaching, multitask, sequential, specialists
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PACKAGES = ("torch", "transformers", "peft", "avalanche-lib", "accelerate", "datasets", "tokenizers", "numpy")
+
+
+def run(
+    recipe: Recipe, *, data_root: Path | None, task_folders: Sequence[Path], fresh: bool, console: Console
+) -> Path:
+    """Teach every arm, measure it, and write the report.
+
+    Args:
+        data_root: folder of local data, see `Task.samples`.
+        task_folders: searched for tasks before the shipped ones.
+        fresh: throw an older run in the same directory away.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        ContinualError: the directory holds another recipe's run, data or model cannot be had, the disk is
+            full.
+    """
+    run = Run(Path(recipe.output_dir))
+    planned = expand(recipe)
+    tasks = {name: find_task(name, task_folders) for name in recipe.tasks}
+    old = None if fresh or not run.exists else _earlier(run, recipe)
+    teller = Teller(console)
+    # What cannot be had is noticed before anything is written.
+    materials = _Materials(tasks, data_root)
+    materials.of(planned[0])
+    with _disk_full(run.path):
+        if fresh:
+            shutil.rmtree(run.path, ignore_errors=True)
+        manifest = _begin(run, recipe, tasks, old, teller)
+        for plan in planned:
+            record = _record(run, plan, recipe)
+            if any(record.missing(row) for row in range(_rows(record))):
+                count = f"seed {plan.seed}" + "".join(f", {k}={v}" for k, v in plan.set.items())
+                teller.say(f"[bold]{escape(plan.arm)}[/bold] [dim]({escape(count)})[/dim]")
+                _teach(plan, materials.of(plan), record, run, teller)
+        _finish(run, manifest, console)
+    return run.path
+
+
+class _Materials:
+    """The newest `Material`, gathered anew only where seed or sweep point changes."""
+
+    def __init__(self, tasks: Mapping[str, Task], data_root: Path | None) -> None:
+        self.tasks, self.data_root = tasks, data_root
+        self._key: Any = None
+
+    def of(self, plan: PlannedRun) -> Material:
+        key = (plan.seed, plan.recipe)
+        if self._key is None or self._key != key:
+            self._key, self._material = key, gather(plan.recipe, self.tasks, plan.seed, self.data_root)
+        return self._material
+
+
+def _rows(record: Record) -> int:
+    return len(record.order) + 1 if record.teach == "sequential" else 2
+
+
+def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
+    record = Record(
+        folder=run.arm(plan.arm, plan.run_name),
+        arm=plan.arm,
+        teach=plan.recipe.arms[plan.arm].teach,
+        seed=plan.seed,
+        set={key: value for key, value in plan.set.items() if key != "curriculum"},
+        order=list(plan.order),
+        tasks=list(recipe.tasks),
+    )
+    if record.path.exists():
+        record.load()
+    return record
+
+
+def _teach(plan: PlannedRun, material: Material, record: Record, run: Run, teller: Teller) -> None:
+    recipe, arm = plan.recipe, plan.recipe.arms[plan.arm]
+    _base_row(material, recipe, record, run.path / "base", teller)
+    training = recipe.training_of(plan.arm)
+    own = {task: hyperparameters(recipe.training_of(plan.arm, task)) for task in record.order}
+    cues = {t: cue_of(arm.rehearsal.cue, t) for t in record.order} if arm.rehearsal is not None else {}
+    labels = labels_of(material.samples)
+    collate = Collate(
+        material.chat.bos_ids,
+        {labels[task]: material.chat.cue_ids(cue) for task, cue in cues.items()},
+        material.chat.end_id,
+        arm.rehearsal.passes if arm.rehearsal is not None else "one",
+    )
+    teaching = Teaching(
+        collate,
+        lm_lambda=arm.rehearsal.lm_lambda if arm.rehearsal is not None else 0.0,
+        cue_dropout=arm.rehearsal.cue_dropout if arm.rehearsal is not None else 0.0,
+        mixed_precision="bf16" if training.bf16 else "no",
+        save_steps=training.save_steps,
+    )
+    if arm.teach == "specialists":
+        specialists(material, record, own, teaching, teller)
+    elif arm.teach == "multitask":
+        multitask(material, record, hyperparameters(training), teaching, teller)
+    else:
+        plugin = None
+        if arm.rehearsal is not None:
+            plugin = rehearsal_plugin(arm.rehearsal, cues, collate, material, record, teller)
+        assert recipe.keep is not None
+        sequential(material, record, [own[t] for t in record.order], teaching, teller, plugin, recipe.keep)
+
+
+def hyperparameters(training: Training) -> Hyperparameters:
+    """The part of a recipe's `training` that the loop reads."""
+    names = Hyperparameters.__dataclass_fields__
+    return Hyperparameters(**{name: value for name, value in training.model_dump().items() if name in names})
+
+
+def rehearsal_plugin(
+    rehearsal: Rehearsal,
+    cues: Mapping[str, str],
+    collate: Collate,
+    material: Material,
+    record: Record,
+    teller: Teller,
+) -> RehearsalPlugin:
+    """The plugin for an arm's `rehearsal`."""
+    order, sizes = record.order, material.sizes
+    choices = {task: splits["train"][0].choices for task, splits in material.samples.items()}
+    writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
+    if rehearsal.writer == "model":
+        length = rehearsal.max_new_tokens or material.max_length
+        writer = model_writer(rehearsal, material.chat, dict(cues), choices, length, material.batch_tokens)
+    return RehearsalPlugin(
+        order=order,
+        writer=writer,
+        quotas=lambda new, old: quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, new, old),
+        folder=record.folder / "rehearsed",
+        chat=material.chat,
+        collate=collate,
+        max_length=material.max_length,
+        labels=labels_of(material.samples),
+        choices=choices,
+        delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
+        seed=derive(material.seed, "rehearsal"),
+        real=rehearsal.writer == "real",
+        say=teller.say,
+    )
+
+
+def model_writer(
+    rehearsal: Rehearsal,
+    chat: Chat,
+    cues: dict[str, str],
+    labels: dict[str, tuple[str, ...]],
+    max_new_tokens: int,
+    batch_tokens: int,
+) -> ModelWriter:
+    """The writer for `writer: model`.
+
+    Args:
+        labels: label set of each task.
+        max_new_tokens: the longest sample.
+    """
+    return ModelWriter(
+        chat=chat,
+        cues=cues,
+        labels=labels,
+        checks=rehearsal.checks,
+        sampling=Sampling(rehearsal.temperature, rehearsal.top_k, rehearsal.top_p),
+        top_up=rehearsal.top_up,
+        max_tries=rehearsal.max_tries,
+        max_new_tokens=max_new_tokens,
+        batch_tokens=batch_tokens,
+    )
+
+
+def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, teller: Teller) -> None:
+    """Row 0 of R, measured once for all arms, seeds and points that ask the same of the same base."""
+    if record.R and not record.missing(0):
+        return
+    asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
+    path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
+    known: dict[str, Any] = read_json(path) if path.exists() else {}
+    missing = [task for task in record.tasks if task not in known]
+    if missing:
+        results = material.examine(material.base(), missing)
+        known |= {task: {"score": r.score, "ci": r.interval} for task, r in results.items()}
+        write_json(path, known)
+        shown = "  ".join(f"{task} {result.score:.0%}" for task, result in results.items())
+        teller.say(f"  [dim]the untaught base[/dim]  {shown}")
+    record.put_base([known[t]["score"] for t in record.tasks], [known[t]["ci"] for t in record.tasks])
+    record.save()
+
+
+def _begin(
+    run: Run, recipe: Recipe, tasks: Mapping[str, Task], old: dict[str, Any] | None, teller: Teller
+) -> dict[str, Any]:
+    """Write recipe and manifest; on a resume, put back what decides the last digits."""
+    import torch
+    import yaml
+
+    versions = {package: version(package) for package in PACKAGES}
+    if old is not None:
+        torch.set_num_threads(old["threads"])
+        for package, installed in versions.items():
+            if old["versions"].get(package) != installed:
+                teller.say(
+                    f"[yellow]mind:[/yellow] this run began with {package} {old['versions'].get(package)}, "
+                    f"now it is {installed}: its last digits may differ"
+                )
+    manifest = {
+        "schema": 1,
+        "name": recipe.name,
+        "created": old["created"] if old is not None else datetime.now(UTC).isoformat(timespec="seconds"),
+        "recipe_hash": _hash(recipe.resolved()),
+        "versions": versions,
+        "threads": torch.get_num_threads(),
+        "metrics": {name: task.metric for name, task in tasks.items()},
+        "state": "running",
+    }
+    write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
+    run.write_manifest(manifest)
+    return manifest
+
+
+def _finish(run: Run, manifest: dict[str, Any], console: Console) -> None:
+    from continual import card, report, results
+
+    collected = results.collect(run.path)
+    write_json(run.path / "results.json", collected)
+    write_text(run.path / "README.md", card.card(collected))
+    report.write([run.path], run.path / "report.html")
+    run.write_manifest({**manifest, "state": "finished"})
+    report.tables(collected, console)
+    report.last_words(collected, run.path, console)
+
+
+def _hash(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
+    """The manifest of the run that is there, if this recipe may go on with it.
+
+    Raises:
+        ContinualError: it is another recipe's; with what differs.
+    """
+    import yaml
+
+    before = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    now = recipe.resolved()
+    grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])]
+    differing = [
+        (key, was, new) for key, was, new in differences(before, now) if not (grown and key.startswith("curriculum"))
+    ]
+    if differing:
+        raise ContinualError(
+            f"{run.path}: holds a run of another recipe; use --fresh to start over, or another output_dir",
+            *(f"  {key}: was {was}, now {new}" for key, was, new in differing),
+        )
+    if grown and len(before["curriculum"]) < len(now["curriculum"]):
+        _drop_joint_runs(run)
+    return run.manifest()
+
+
+def _drop_joint_runs(run: Run) -> None:
+    """What was taught all at once cannot grow by a task; it is taught anew."""
+    for folder in run.runs():
+        if read_json(folder / "run.json")["teach"] == "multitask":
+            shutil.rmtree(folder)
+
+
+def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
+    """Where two plain structures differ: (dotted key, old value, new value)."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        found = []
+        for name in {**before, **now}:
+            inner = f"{key}.{name}" if key else str(name)
+            found += differences(before.get(name), now.get(name), inner)
+        return found
+    return [] if before == now else [(key, before, now)]
+
+
+@contextmanager
+def _disk_full(path: Path) -> Any:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise ContinualError(
+            f"{path}: the disk is full. What was finished is safe; make room and run the same command again"
+        ) from error

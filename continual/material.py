@@ -1,0 +1,113 @@
+"""What all arms of a run share: the base model's name, the chat form, samples and exams of every task."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from continual import evaluate
+from continual.chat import Chat
+from continual.curriculum import Splits
+from continual.evaluate import Exam, Result
+from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
+from continual.recipe import Recipe
+from continual.seeds import derive
+from continual.task import Task
+
+
+@dataclass(frozen=True)
+class Material:
+    """The same data, base model and tests for every arm at one seed and sweep point."""
+
+    model_name: str
+    dtype: str
+    trust_remote_code: bool
+    adapter: Mapping[str, Any] | None
+    """Arguments of `peft.LoraConfig`; None for full fine-tuning."""
+    chat: Chat
+    samples: Splits
+    """In the order of R's columns."""
+    exams: Mapping[str, Exam]
+    batch_tokens: int
+    """The most tokens in a batch that is decoded."""
+    max_length: int
+    seed: int
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Training rows of each task."""
+        return {task: len(splits["train"]) for task, splits in self.samples.items()}
+
+    def base(self) -> Any:
+        """The untaught model."""
+        return load_model(self.model_name, self.dtype, self.trust_remote_code)
+
+    def student(self, *names: str) -> Any:
+        """A model to teach: the base, with a fresh adapter if the recipe has one.
+
+        Args:
+            names: tell apart the adapters of one run; the same names give the same initial weights in every
+                arm.
+        """
+        if self.adapter is None:
+            return self.base()
+        return add_adapter(self.base(), self.adapter, derive(self.seed, "adapter", *names))
+
+    def saved(self, folder: Path, trainable: bool = False) -> Any:
+        """A model as it was saved after a task."""
+        if self.adapter is None:
+            return load_model(str(folder), self.dtype, self.trust_remote_code)
+        return load_adapter(self.base(), folder, trainable)
+
+    def examine(self, model: Any, tasks: Sequence[str]) -> dict[str, Result]:
+        """Scores of a model on some tasks."""
+        return {task: evaluate.take(self.exams[task], model, self.chat, self.batch_tokens) for task in tasks}
+
+
+def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path | None) -> Material:
+    """Read everything a run needs.
+
+    Args:
+        tasks: in the order of R's columns.
+
+    Raises:
+        ContinualError: the model or the data of a task cannot be had.
+    """
+    tokenizer = load_tokenizer(recipe.model_name_or_path, recipe.trust_remote_code)
+    chat = Chat(tokenizer, recipe.roles)
+    room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
+    rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
+    samples, exams = {}, {}
+    for name, task in tasks.items():
+        test_rows = recipe.evaluate.limit
+        samples[name] = {
+            "train": task.samples("train", seed=derive(seed, "wording"), data_root=data_root, limit=rows[name]),
+            "dev": task.samples("dev", data_root=data_root, limit=test_rows),
+            "test": task.samples("test", data_root=data_root, limit=test_rows),
+        }
+        exams[name] = evaluate.prepare(
+            name,
+            task.metric,
+            samples[name]["test"],
+            chat,
+            multiple_choice=task.output_type == "multiple_choice",
+            max_new_tokens=task.max_gen_toks,
+            until=task.until,
+            max_length=min(room, recipe.training.max_length + task.max_gen_toks),
+        )
+    return Material(
+        model_name=recipe.model_name_or_path,
+        dtype=recipe.dtype,
+        trust_remote_code=recipe.trust_remote_code,
+        adapter=recipe.adapter.model_dump(mode="json", exclude={"type"}, exclude_none=True)
+        if recipe.adapter
+        else None,
+        chat=chat,
+        samples=samples,
+        exams=exams,
+        batch_tokens=recipe.evaluate.batch_tokens,
+        max_length=min(room, recipe.training.max_length),
+        seed=seed,
+    )

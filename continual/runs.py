@@ -1,0 +1,121 @@
+"""The run directory: atomic writes, the manifest, what is finished and what is not.
+
+Every artefact is written under a temporary name, synced and renamed, so that a run can die at any moment.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import os
+import shutil
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from continual.errors import ContinualError
+
+
+def write_text(path: Path, content: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    with open(temporary, "w", encoding="utf-8", newline="") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def write_json(path: Path, content: Any) -> None:
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
+    """Let `fill` write into a temporary folder, then rename it; an older folder of that name is replaced."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir(parents=True)
+    fill(temporary)
+    for file in temporary.rglob("*"):
+        if file.is_file():
+            with open(file, "rb") as handle:
+                os.fsync(handle.fileno())
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(temporary, path)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+Matrix = list[list[float | None]]
+
+
+def write_matrix(path: Path, tasks: Sequence[str], rows: Sequence[str], matrix: Matrix) -> None:
+    """R as CSV: a column per task, a row per task learnt; all digits; empty where unknown."""
+    out = io.StringIO()
+    table = csv.writer(out, lineterminator="\n")
+    table.writerow(["after", *tasks])
+    for name, row in zip(rows, matrix, strict=True):
+        table.writerow([name, *("" if cell is None else repr(cell) for cell in row)])
+    write_text(path, out.getvalue())
+
+
+def read_matrix(path: Path) -> tuple[list[str], list[str], Matrix]:
+    """Tasks, row names and cells, as `write_matrix` wrote them."""
+    with open(path, encoding="utf-8", newline="") as file:
+        header, *rows = csv.reader(file)
+    return header[1:], [row[0] for row in rows], [[float(c) if c else None for c in row[1:]] for row in rows]
+
+
+class Run:
+    """A run directory.
+
+    Args:
+        path: where it is or will be.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def manifest_path(self) -> Path:
+        return self.path / "manifest.json"
+
+    @property
+    def exists(self) -> bool:
+        return self.manifest_path.exists()
+
+    def manifest(self) -> dict[str, Any]:
+        """The manifest.
+
+        Raises:
+            ContinualError: the folder holds no run.
+        """
+        if not self.exists:
+            raise ContinualError(f"{self.path}: no run here (there is no manifest.json)")
+        return dict(read_json(self.manifest_path))
+
+    def write_manifest(self, manifest: dict[str, Any]) -> None:
+        write_json(self.manifest_path, manifest)
+
+    def arm(self, arm: str, run_name: str) -> Path:
+        """The folder of one arm at one seed and sweep point."""
+        return self.path / "arms" / arm / run_name
+
+    def runs(self) -> list[Path]:
+        """The folders of all arms, seeds and sweep points that have begun."""
+        return sorted(p.parent for p in self.path.glob("arms/*/*/run.json"))

@@ -1,0 +1,212 @@
+"""The arms: sequential, specialists, multitask. Each fills a `Record`, and goes on where an earlier start
+left off.
+
+Order of writing: the model after a task (with what it cost), then its scores. Whatever is there is not done
+again.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from continual.batch import Collate
+from continual.checkpoint import CheckpointPlugin
+from continual.curriculum import benchmark, joint
+from continual.learn import CausalLMTemplate, Hyperparameters
+from continual.material import Material
+from continual.methods.rehearsal import RehearsalPlugin
+from continual.model import CausalLM
+from continual.peak_memory import peak, reset_peak
+from continual.progress import Teller
+from continual.record import Record
+from continual.runs import read_json, write_folder, write_json
+from continual.seeds import derive
+
+TRAINED = "trained.json"
+"""Beside the weights: what the training of one task took."""
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """How an arm trains, apart from what."""
+
+    collate: Collate
+    lm_lambda: float = 0.0
+    cue_dropout: float = 0.0
+    mixed_precision: str = "no"
+    save_steps: int | None = None
+
+
+def sequential(
+    material: Material,
+    record: Record,
+    hyperparameters: Sequence[Hyperparameters],
+    teaching: Teaching,
+    teller: Teller,
+    rehearsal: RehearsalPlugin | None,
+    keep: str,
+) -> None:
+    """One model, task after task.
+
+    Args:
+        hyperparameters: one for each task of `record.order`.
+        rehearsal: None for plain fine-tuning.
+        keep: ``all`` keeps the model after every task, ``last`` the newest one.
+    """
+    after = record.folder / "after"
+    done = newest(after)
+    order = record.order
+    lessons = benchmark(order, material.samples, material.chat, teaching.collate, material.max_length).train_stream
+    model = material.student() if done == 0 else material.saved(after / str(done), trainable=True)
+    plugins = [rehearsal] if rehearsal is not None else []
+    seed = derive(material.seed, "train")
+    pupil = Pupil(material, model, hyperparameters, seed, teaching, plugins, record.folder / "checkpoints", teller)
+    for number, task in enumerate(order, start=1):
+        folder = after / str(number)
+        if number > done:
+            pupil.learn(lessons[number - 1], f"{number}/{len(order)} {task}", folder)
+        missing = record.missing(number)
+        if not missing:
+            continue
+        if number == newest(after):
+            examined = model
+        elif folder.exists():
+            examined = material.saved(folder)
+        else:
+            continue  # `keep: last` threw this model away: its new columns stay empty
+        put(record, material, number, task, examined, missing, folder, teller)
+        if keep == "last":
+            for old in range(1, number):
+                shutil.rmtree(after / str(old), ignore_errors=True)
+
+
+def specialists(
+    material: Material,
+    record: Record,
+    hyperparameters: Mapping[str, Hyperparameters],
+    teaching: Teaching,
+    teller: Teller,
+) -> None:
+    """One adapter per task, each from the untaught base; row 1 of R is what each scores on its own task."""
+    for number, task in enumerate(record.order, start=1):
+        folder = record.folder / "specialists" / task
+        if task not in record.missing(1):
+            continue
+        if folder.exists():
+            model = material.saved(folder)
+        else:
+            streams = benchmark([task], material.samples, material.chat, teaching.collate, material.max_length)
+            model, seed = material.student(task), derive(material.seed, "train", task)
+            checkpoints = record.folder / "checkpoints" / task
+            pupil = Pupil(material, model, hyperparameters[task], seed, teaching, [], checkpoints, teller)
+            pupil.learn(streams.train_stream[0], f"{number}/{len(record.order)} {task}", folder)
+        put(record, material, 1, "specialists", model, [task], folder, teller)
+
+
+def multitask(
+    material: Material, record: Record, hyperparameters: Hyperparameters, teaching: Teaching, teller: Teller
+) -> None:
+    """All tasks at once, mixed, for the same number of epochs."""
+    folder = record.folder / "after" / "1"
+    missing = record.missing(1)
+    if not missing:
+        return
+    if folder.exists():
+        model = material.saved(folder)
+    else:
+        streams = joint(record.order, material.samples, material.chat, teaching.collate, material.max_length)
+        model, seed = material.student(), derive(material.seed, "train")
+        pupil = Pupil(material, model, hyperparameters, seed, teaching, [], record.folder / "checkpoints", teller)
+        pupil.learn(streams.train_stream[0], "all tasks", folder)
+    put(record, material, 1, "all", model, missing, folder, teller)
+
+
+class Pupil:
+    """A model with the strategy that trains it, one experience at a time, each saved with what it took."""
+
+    def __init__(
+        self,
+        material: Material,
+        model: Any,
+        hyperparameters: Hyperparameters | Sequence[Hyperparameters],
+        seed: int,
+        teaching: Teaching,
+        plugins: Sequence[RehearsalPlugin],
+        checkpoints: Path,
+        teller: Teller,
+    ) -> None:
+        from accelerate import Accelerator
+
+        self.material, self.teller, self.plugins = material, teller, plugins
+        self.checkpoint = CheckpointPlugin(checkpoints, teaching.save_steps, plugins)
+        self.strategy = CausalLMTemplate(
+            model=CausalLM(model),
+            hyperparameters=hyperparameters,
+            # The arm's name has no part in the seed: what differs between arms must not be the luck of the
+            # draw.
+            seed=seed,
+            collate=teaching.collate,
+            lm_lambda=teaching.lm_lambda,
+            cue_dropout=teaching.cue_dropout,
+            accelerator=Accelerator(mixed_precision=teaching.mixed_precision),
+            plugins=[*plugins, self.checkpoint, teller.plugin],
+        )
+
+    def learn(self, lesson: Any, what: str, into: Path) -> None:
+        """Train on one experience, and save the model into a folder."""
+        start = time.perf_counter()
+        reset_peak()
+        with self.teller.training(what):
+            self.strategy.train(lesson, eval_streams=[])
+        self.strategy.lm.eval()
+        trained = {
+            "seconds": time.perf_counter() - start,
+            "train_tokens": self.strategy.train_tokens,
+            "generated_tokens": sum(plugin.generated_tokens for plugin in self.plugins),
+            "peak_bytes": peak(),
+            "rehearsed": [entry for plugin in self.plugins for entry in plugin.told],
+        }
+
+        def fill(folder: Path) -> None:
+            self.strategy.lm.save_pretrained(folder)
+            self.material.chat.tokenizer.save_pretrained(folder)
+            write_json(folder / TRAINED, trained)
+
+        write_folder(into, fill)
+        self.checkpoint.clear()
+
+
+def put(
+    record: Record,
+    material: Material,
+    row: int,
+    name: str,
+    model: Any,
+    tasks: Sequence[str],
+    folder: Path,
+    teller: Teller,
+) -> None:
+    """Examine a model, write its scores into R, add what its training took, save, and say the scores.
+
+    Args:
+        folder: where the model was saved.
+    """
+    trained = read_json(folder / TRAINED)
+    if row == len(record.R) or name == "specialists":  # else only new columns are filled in
+        record.cost.add(trained)
+        record.add_rehearsed(trained["rehearsed"])
+    record.put(row, name, material.exams, material.examine(model, tasks))
+    record.save()
+    cells = zip(record.tasks, record.R[row], strict=True)
+    shown = "  ".join(f"{task} {cell:.0%}" for task, cell in cells if cell is not None and task in tasks)
+    teller.say(f"    [dim]scores[/dim]  {shown}")
+
+
+def newest(after: Path) -> int:
+    """The number of the last task after which a model was saved; 0 if none was."""
+    return max((int(p.name) for p in after.glob("*") if p.name.isdigit()), default=0)
