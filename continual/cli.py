@@ -1,0 +1,235 @@
+"""The command line: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from continual import __version__
+from continual.errors import ContinualError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Teach a language model task after task, and show what was learned and what was forgotten.",
+    epilog="Start with: continual run quickstart",
+)
+
+
+class Kind(StrEnum):
+    """What `continual ls` can list."""
+
+    tasks = "tasks"
+    recipes = "recipes"
+    runs = "runs"
+    methods = "methods"
+
+
+RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", metavar="RECIPE")]
+RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under runs/.", metavar="RUN")]
+DataRoot = Annotated[
+    Path | None,
+    typer.Option(help="Read data from DIR/<set>/<task>.<split>.jsonl.gz.", metavar="DIR", envvar="CONTINUAL_DATA"),
+]
+Tasks = Annotated[
+    list[Path] | None, typer.Option(help="A folder of task files; win over shipped ones.", metavar="DIR")
+]
+Adapter = Annotated[str | None, typer.Option(help="An adapter of the run, or base.", metavar="NAME")]
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the program; a mistake that the user can mend is shown as plain lines, exit code 2."""
+    warnings.formatwarning = _one_line
+    try:
+        app(args=args, prog_name="continual")
+    except ContinualError as error:
+        for line in error.lines:
+            print(line, file=sys.stderr)
+        sys.exit(2)
+
+
+def _one_line(message: Warning | str, category: type[Warning], *place: object, **line: object) -> str:
+    """How a warning looks: what it says. Where it stands in the code is of no use to users."""
+    return f"mind: {message}\n"
+
+
+@app.callback(invoke_without_command=True)
+def _program(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        print(f"continual {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, such as training.learning_rate=1e-4 or seed=3.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, print the plan and its cost.")] = False,
+    resume: Annotated[bool, typer.Option("--resume/--fresh", help="Go on with a run, or start over.")] = True,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Teach a recipe's curriculum, one arm after another, and write the report.
+
+    A run that was stopped, or whose curriculum has grown by a task, goes on where it was.
+    """
+    from continual.recipe import find_recipe, load_recipe, task_folders
+
+    folders = task_folders(find_recipe(recipe), tasks or ())
+    loaded = load_recipe(recipe, overrides or (), folders)
+    places = (*(("--data-root", str(data_root)) if data_root else ()), *_each("--tasks", tasks or ()))
+    typed = _typed("run", recipe, *(overrides or ()), *places)
+    if dry_run:
+        from continual import plan
+
+        plan.describe(loaded, data_root, folders, _console(), typed)
+        return
+    from continual import execute
+
+    try:
+        execute.run(loaded, data_root=data_root, task_folders=folders, fresh=not resume, console=_console())
+    except KeyboardInterrupt:
+        print(f"stopped; go on with: {typed}", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
+def ls(
+    what: Annotated[Kind | None, typer.Argument(help="What to list; all of them if left out.")] = None,
+    tasks: Tasks = None,
+) -> None:
+    """List tasks, recipes, runs and methods."""
+    from continual import listing
+
+    console = _console()
+    for kind in Kind if what is None else (what,):
+        listing.show(kind, tasks or (), console)
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(help="A recipe or a task, by name or file.")],
+    n: Annotated[int, typer.Option("-n", help="Samples of a task to show.")] = 3,
+    model: Annotated[str, typer.Option(help="Whose tokenizer and chat template to use.")] = "builtin:tinyworld",
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Print a recipe, or rendered samples of a task with the loss-bearing tokens marked."""
+    from continual import listing
+
+    found = listing.find(name, tasks or ())
+    if isinstance(found, Path):
+        print(found.read_text(encoding="utf-8"), end="")
+        return
+    from continual.show import show_task
+
+    show_task(found, model, n, _console(), data_root=data_root)
+
+
+@app.command()
+def validate(
+    files: Annotated[list[str], typer.Argument(help="Recipes, pretraining recipes or tasks.", metavar="FILE…")],
+    tasks: Tasks = None,
+) -> None:
+    """Check files and print every mistake in them."""
+    from continual import listing
+
+    wrong: list[str] = []
+    for file in files:
+        try:
+            print(f"{file}: ok, {listing.validate(file, tasks or ())}")
+        except ContinualError as error:
+            wrong += error.lines
+    if wrong:
+        raise ContinualError(*wrong)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[str], typer.Argument(help="Runs, by folder or name; several stand side by side.")],
+    out: Annotated[Path | None, typer.Option(help="Where the page is written.", metavar="FILE")] = None,
+) -> None:
+    """Print a run's tables and write its page, results.json and plots."""
+    from continual import report as reports
+    from continual import results
+    from continual.listing import find_run
+
+    folders, console = [find_run(name) for name in runs], _console()
+    page = reports.write(folders, out)
+    for folder in folders:
+        reports.tables(results.collect(folder), console)
+    console.print(f"the page: {page}", highlight=False)
+
+
+@app.command()
+def ask(
+    run: RunArgument,
+    prompt: Annotated[str, typer.Argument(help="What to ask.")],
+    adapter: Adapter = None,
+) -> None:
+    """Print one answer of a taught model."""
+    from continual import talk
+    from continual.listing import find_run
+
+    print(talk.ask(find_run(run), prompt, adapter))
+
+
+@app.command()
+def chat(run: RunArgument, adapter: Adapter = None) -> None:
+    """Talk to a taught model; /adapter NAME swaps its adapter."""
+    from continual import talk
+    from continual.listing import find_run
+
+    talk.chat(find_run(run), adapter, _console())
+
+
+@app.command()
+def rehearse(
+    run: RunArgument,
+    task: Annotated[str, typer.Option(help="The task to rehearse.", metavar="TASK")],
+    n: Annotated[int, typer.Option("-n", help="How many samples.")] = 10,
+) -> None:
+    """Let a taught model write samples of a task, and look at them."""
+    from continual import talk
+    from continual.listing import find_run
+
+    talk.rehearse(find_run(run), task, n, _console())
+
+
+@app.command()
+def pretrain(
+    recipe: RecipeArgument,
+    out: Annotated[
+        Path | None, typer.Option(help="Where the model is written, instead of output_dir.", metavar="DIR")
+    ] = None,
+) -> None:
+    """Make a small base model from raw text, as the embedded one was made."""
+    from continual import pretrain as pretraining
+    from continual.recipe import find_recipe
+
+    pretraining.pretrain(pretraining.load_pretrain_recipe(find_recipe(recipe)), out, _console())
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    return Console()
+
+
+def _each(option: str, values: Sequence[Path]) -> list[str]:
+    return [word for value in values for word in (option, str(value))]
+
+
+def _typed(*words: str) -> str:
+    import shlex
+
+    return shlex.join(("continual", *words))

@@ -1,0 +1,272 @@
+"""What a run will cost: rows, steps, tokens and seconds, from the data and the model's configuration."""
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from continual.errors import ContinualError
+from continual.guard import guard
+from continual.recipe import Recipe
+from continual.settings import Rehearsal, Training
+
+if TYPE_CHECKING:
+    from continual.task import Task
+
+LOOKED_AT = 64
+"""Rows of each task whose tokens are counted."""
+
+# The shares of the matrix-multiply speed that were reached with a model of 4M parameters on two CPU cores:
+# 4,230 of 10,800 tokens/s in training over length-sorted batches, 7,130 of 32,000 in decoding at batch 128.
+TRAINING_EFFICIENCY = 0.4
+DECODING_EFFICIENCY = 0.22
+
+
+@dataclass(frozen=True)
+class BaseSize:
+    """A model as its configuration describes it."""
+
+    name: str
+    parameters: int
+    adapter_parameters: int
+    """0 for full fine-tuning."""
+    positions: int
+    """The most tokens that it sees at once."""
+    bytes_per_parameter: int
+    chat: Any
+    """The `continual.chat.Chat` of its tokenizer."""
+
+    def stored_bytes(self, recipe: Recipe) -> int:
+        """Size of what is kept after one task."""
+        return self.adapter_parameters * 4 if recipe.adapter else self.parameters * self.bytes_per_parameter
+
+
+@dataclass(frozen=True)
+class TaskSize:
+    """A task as a run will use it; tokens are means over some rows."""
+
+    task: str
+    train: int
+    train_available: int
+    test: int
+    test_available: int
+    tokens: float
+    answer_tokens: float
+    too_long: float = 0.0
+    """Share of the rows that are longer than max_length."""
+
+
+@dataclass
+class ArmCost:
+    """The work of one run of one arm."""
+
+    steps: int = 0
+    train_tokens: int = 0
+    written: int = 0
+    """Rehearsed samples that the model writes."""
+    written_tokens: int = 0
+    answers: int = 0
+    answer_tokens: int = 0
+    read_tokens: int = 0
+    """Tokens of the prompts that are answered."""
+    flops_per_train_token: int = field(default=6, repr=False)
+    """Per parameter: 2 forward, 2 backward to the inputs, 2 to the weights, which an adapter saves."""
+
+    def seconds(self, parameters: int, speed: float) -> float:
+        """Time at a matrix-multiply speed in FLOP/s."""
+        train = self.flops_per_train_token * self.train_tokens / TRAINING_EFFICIENCY
+        read = 2 * self.read_tokens / TRAINING_EFFICIENCY
+        write = 2 * (self.written_tokens + self.answer_tokens) / DECODING_EFFICIENCY
+        return parameters * (train + read + write) / speed
+
+
+def look_at_model(recipe: Recipe) -> BaseSize:
+    """The model's size and tokenizer; builds it without weights.
+
+    Raises:
+        ContinualError: its configuration or tokenizer is neither here, nor cached, nor reachable.
+    """
+    from continual import hub
+    from continual import model as models
+    from continual.chat import Chat
+
+    hub.check(models.resolve(recipe.model_name_or_path))
+    tokenizer = models.load_tokenizer(recipe.model_name_or_path, recipe.trust_remote_code)
+    skeleton = _skeleton(models.resolve(recipe.model_name_or_path), recipe.trust_remote_code)
+    return BaseSize(
+        name=recipe.model_name_or_path,
+        parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
+        adapter_parameters=_adapter_parameters(skeleton, recipe),
+        positions=models.max_positions(recipe.model_name_or_path, recipe.trust_remote_code),
+        bytes_per_parameter=2 if recipe.dtype in ("bfloat16", "float16") else 4,
+        chat=Chat(tokenizer, recipe.roles),
+    )
+
+
+def look_at_tasks(
+    recipe: Recipe, base: BaseSize, data_root: Path | None, folders: Sequence[Path]
+) -> dict[str, TaskSize]:
+    """Rows and tokens of every task of the curriculum, by name.
+
+    Raises:
+        ContinualError: with what is wrong for every task whose data are missing.
+    """
+    sizes: dict[str, TaskSize] = {}
+    missing: list[str] = []
+    for entry in recipe.curriculum:
+        try:
+            sizes[entry.task] = _look_at_task(recipe, entry.task, base, data_root, folders)
+        except ContinualError as error:
+            missing += error.lines
+    if missing:
+        raise ContinualError(*missing)
+    return sizes
+
+
+def machine_speed(seconds: float = 0.3) -> float:
+    """Matrix multiplications in FLOP/s, on the device that a run would take."""
+    import torch
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    matrix = torch.randn(1024, 1024, device=device)
+    float((matrix @ matrix).sum())  # the first one also pays for starting threads or a device
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        float((matrix @ matrix)[0, 0])  # reading one number waits for a device to finish
+        done += 1
+    return done * 2 * 1024**3 / (time.perf_counter() - start)
+
+
+def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize) -> ArmCost:
+    """The work of one run of an arm, taken as accepted what is written at the first try."""
+    from continual.rehearse.budget import quotas
+
+    total = ArmCost(flops_per_train_token=4 if recipe.adapter else 6)
+    teach, rehearsal = recipe.arms[arm].teach, recipe.arms[arm].rehearsal
+    order = [sizes[task] for task in recipe.tasks]
+    trainings = [recipe.training_of(arm, task) for task in recipe.tasks]
+    used = {size.task: size.train for size in order}
+    stages = [{task: rows} for task, rows in used.items()]  # what each optimizer learns: rows by task
+    for new, stage in zip(recipe.tasks, stages, strict=True):
+        old = recipe.tasks[: recipe.tasks.index(new)]
+        if rehearsal and old:
+            stage |= quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, used, new, old)
+        if rehearsal and rehearsal.writer == "model":
+            total.written += sum(stage[task] for task in old)
+            total.written_tokens += round(sum(stage[task] * sizes[task].tokens for task in old))
+    if teach == "multitask":
+        stages, trainings = [used], [recipe.training_of(arm)]
+    for stage, training in zip(stages, trainings, strict=True):
+        rows = sum(stage.values())
+        tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in stage.items())
+        total.train_tokens += round(tokens * training.num_train_epochs)
+        total.steps += training.num_train_epochs * _steps(training, rows, tokens)
+    # Arms without a sequence are measured once, at their end.
+    measured = len(order) if teach == "sequential" else 1
+    once = examination(order)
+    total.answers = measured * once.answers
+    total.answer_tokens = measured * once.answer_tokens
+    total.read_tokens = measured * once.read_tokens
+    return total
+
+
+def examination(sizes: Iterable[TaskSize]) -> ArmCost:
+    """The work of measuring one model on every task."""
+    total = ArmCost()
+    for size in sizes:
+        total.answers += size.test
+        total.answer_tokens += round(size.test * size.answer_tokens)
+        total.read_tokens += round(size.test * (size.tokens - size.answer_tokens))
+    return total
+
+
+def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> list[str]:
+    """What a user may not have meant."""
+    found = []
+    longest = recipe.training.max_length
+    if longest > base.positions:
+        found.append(f"training.max_length is {longest}, but the model sees {base.positions} tokens at most")
+    for size in sizes.values():
+        if size.too_long > 0.02:
+            found.append(f"{size.task}: {size.too_long:.0%} of the rows are longer than max_length={longest}")
+        if size.train < 100:
+            found.append(f"{size.task}: only {size.train} training rows")
+    if Path(recipe.output_dir, "manifest.json").exists():
+        found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
+    return found
+
+
+def _skeleton(name: str, trust_remote_code: bool) -> Any:
+    """The model without weights: shapes only."""
+    guard()
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    try:
+        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ContinualError(f"model_name_or_path: no causal language model in {name!r}: {reason}") from error
+
+
+def _rows_a_sample(rehearsal: Rehearsal | None) -> float:
+    """Rows that each sample takes in a batch; with `passes: two` one more where it carries its cue."""
+    return 2 - rehearsal.cue_dropout if rehearsal and rehearsal.passes == "two" else 1
+
+
+def _steps(training: Training, rows: float, tokens: float) -> int:
+    if training.tokens_per_batch is not None:
+        return math.ceil(tokens / training.tokens_per_batch)
+    assert training.per_device_train_batch_size is not None
+    return math.ceil(rows / (training.per_device_train_batch_size * training.gradient_accumulation_steps))
+
+
+def _look_at_task(
+    recipe: Recipe, name: str, base: BaseSize, data_root: Path | None, folders: Sequence[Path]
+) -> TaskSize:
+    from continual.task import find_task
+
+    task = find_task(name, folders)
+    looked_at = task.samples("train", data_root=data_root, limit=LOOKED_AT)
+    if not looked_at:
+        raise ContinualError(f"task '{name}' has no training rows")
+    train, test = _rows(task, "train", data_root), _rows(task, "test", data_root)
+    longest = recipe.training.max_length
+    encoded = [base.chat.encode(sample, longest) for sample in looked_at]
+    entry = next(entry for entry in recipe.curriculum if entry.task == name)
+    most = entry.max_samples or recipe.training.max_samples or train
+    return TaskSize(
+        task=name,
+        train=min(train, most),
+        train_available=train,
+        test=min(test, recipe.evaluate.limit or test),
+        test_available=test,
+        tokens=sum(len(one.input_ids) for one in encoded) / len(encoded),
+        answer_tokens=sum(sum(one.answer) for one in encoded) / len(encoded),
+        too_long=sum(one.truncated for one in encoded) / len(encoded),
+    )
+
+
+def _rows(task: "Task", split: Literal["train", "test"], data_root: Path | None) -> int:
+    known = task.count(split, data_root)
+    return len(task.samples(split, data_root=data_root)) if known is None else known
+
+
+def _adapter_parameters(skeleton: Any, recipe: Recipe) -> int:
+    """Parameters of an adapter: r × (inputs + outputs) of every layer that it adapts."""
+    if recipe.adapter is None:
+        return 0
+    head, targets = skeleton.get_output_embeddings(), recipe.adapter.target_modules
+    total = 0
+    for name, module in skeleton.named_modules():
+        weight = dict(module.named_parameters(recurse=False)).get("weight")
+        # GPT-2 keeps its linear layers as Conv1D; embeddings and norms are the other modules with weights.
+        if module is head or type(module).__name__ not in ("Linear", "Conv1D") or weight is None:
+            continue
+        if targets == "all-linear" or name.split(".")[-1] in targets:
+            total += recipe.adapter.r * sum(weight.shape)
+    return total

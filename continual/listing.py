@@ -1,0 +1,156 @@
+"""What there is to run: tasks, recipes, runs and methods, found without loading any model."""
+
+import json
+from collections.abc import Iterable, Sequence, Sized
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from continual import yamlfile
+from continual.errors import ContinualError
+from continual.problems import did_you_mean
+from continual.recipe import find_recipe, load_recipe, shipped_recipes, task_folders
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from continual.task import Task
+
+RUNS = Path("runs")
+
+METHODS = {
+    "finetune": ("teach: sequential", "task after task, no protection: the lower bound"),
+    "rehearsal": (
+        "rehearsal: {ratio: 0.2}",
+        "the model writes samples of earlier tasks and learns them again",
+    ),
+    "lamol": ("rehearsal: {preset: lamol}", "the same with the mechanics of the paper (arXiv 1909.03329)"),
+    "real replay": ("rehearsal: {writer: real}", "the same budget, drawn from stored real rows"),
+    "specialists": ("teach: specialists", "one adapter for each task, from the untaught base"),
+    "multitask": ("teach: multitask", "all tasks at once: the upper bound"),
+}
+"""Ways of teaching: what an arm of a recipe says, and what it does."""
+
+
+def show(kind: str, folders: Sequence[Path], console: "Console") -> None:
+    """Print everything of one kind: ``tasks``, ``recipes``, ``runs`` or ``methods``."""
+    rows = {"tasks": _tasks, "recipes": _recipes, "runs": _runs, "methods": _methods}[kind]
+    _print(kind, rows(folders), console)
+
+
+def find(name: str, folders: Sequence[Path] = ()) -> "Path | Task":
+    """A recipe's file or a task, by name or by file.
+
+    Raises:
+        ContinualError: there is neither.
+    """
+    from continual.task import list_tasks, read_task
+
+    path = Path(name)
+    if path.is_file():
+        return read_task(path) if _kind(yamlfile.load(path)) == "task" else path
+    recipes = {file.stem: file for file in shipped_recipes()}
+    if name in recipes:
+        return recipes[name]
+    tasks = {task.task: task for task in list_tasks(folders)}
+    if name in tasks:
+        return tasks[name]
+    raise ContinualError(f"no recipe or task is called '{name}'{did_you_mean(name, [*recipes, *tasks])}")
+
+
+def find_run(name: str) -> Path:
+    """The folder of a run, by path or by its name under ``runs/``.
+
+    Raises:
+        ContinualError: there is no such run.
+    """
+    for folder in (Path(name), RUNS / name):
+        if (folder / "manifest.json").is_file():
+            return folder
+    near = did_you_mean(name, [folder.name for folder in _run_folders()])
+    raise ContinualError(f"no run in {name} or {RUNS / name} (no manifest.json there){near}")
+
+
+def validate(name: str, folders: Sequence[Path] = ()) -> str:
+    """Check a recipe, a pretraining recipe or a task; say in a few words what it is.
+
+    Raises:
+        ContinualError: with every mistake.
+    """
+    path = find_recipe(name)
+    kind = _kind(yamlfile.load(path))
+    if kind == "task":
+        from continual.task import read_task
+
+        task = read_task(path)
+        return f"task {task.task} ({task.output_type}, {task.metric})"
+    if kind == "pretrain":
+        from continual.pretrain import load_pretrain_recipe
+
+        load_pretrain_recipe(path)
+        return "pretraining recipe"
+    recipe = load_recipe(str(path), folders=task_folders(path, folders))
+    return f"recipe with {_count(recipe.curriculum, 'task')} and {_count(recipe.arms, 'arm')}"
+
+
+def _count(things: Sized, name: str) -> str:
+    return f"{len(things)} {name}" + ("" if len(things) == 1 else "s")
+
+
+def _kind(document: yamlfile.Document) -> str:
+    if isinstance(document.data, dict):
+        for key in ("pretrain", "task"):
+            if key in document.data:
+                return key
+    return "recipe"
+
+
+Row = tuple[str, str, str]
+
+
+def _tasks(folders: Sequence[Path]) -> Iterable[Row]:
+    from continual.task import list_tasks
+
+    for task in list_tasks(folders):
+        yield task.family, task.task, task.summary
+
+
+def _recipes(folders: Sequence[Path]) -> Iterable[Row]:
+    for path in shipped_recipes():
+        with path.open(encoding="utf-8") as lines:
+            comment = next((line for line in lines if line.startswith("#")), "")
+        yield "", path.stem, comment.lstrip("# ").rstrip()
+
+
+def _runs(folders: Sequence[Path]) -> Iterable[Row]:
+    for folder in _run_folders():
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        yield "", str(folder), f"{manifest['state']}, begun {manifest['created']}"
+
+
+def _methods(folders: Sequence[Path]) -> Iterable[Row]:
+    for name, (setting, summary) in METHODS.items():
+        yield setting, name, summary
+
+
+def _run_folders() -> list[Path]:
+    return sorted(path.parent for path in RUNS.glob("*/manifest.json"))
+
+
+def _print(title: str, rows: Iterable[Row], console: "Console") -> None:
+    """A table for people; tab-separated lines where the output goes to a file or a pipe."""
+    rows = list(rows)
+    if not console.is_terminal:
+        for group, name, summary in rows:
+            print("\t".join((title, group, name, summary)))
+        return
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", show_header=False, box=None, padding=(0, 2, 0, 0))
+    last = None
+    for group, name, summary in rows:
+        table.add_row("" if group == last else f"[dim]{group}[/dim]", f"[bold]{name}[/bold]", summary)
+        last = group
+    if not rows:
+        table.add_row("", "none here", "")
+    console.print(table)
+    console.print()
