@@ -1,0 +1,24 @@
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: quickstart test test-all lint
+
+quickstart: .venv/installed
+	$(BIN)/continual run quickstart
+
+# One thread each: two workers share two cores, and results do not depend on the machine.
+test: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
+
+test-all: .venv/installed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2
+
+lint: .venv/installed
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+# One pip command, so that nothing later moves torch away from the pinned version.
+.venv/installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt torch==2.13.0 -e '.[test]'
+	touch $@
