@@ -7,6 +7,7 @@ it was taught.
 """
 
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -65,7 +66,10 @@ def template_form(tokenizer: Any, bos: str) -> Form | str:
 
     def render(*contents: tuple[str, str], generation: bool = False) -> str:
         messages = [{"role": role, "content": content} for role, content in contents]
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=generation))
+        text = tokenizer.apply_chat_template(
+            messages, tokenize=False, add_generation_prompt=generation, enable_thinking=False
+        )
+        return str(text)
 
     s, u, a, u2, a2 = "SYSTEMWORDS", "USERWORDS", "ANSWERWORDS", "SECONDUSERWORDS", "SECONDANSWERWORDS"
     user, answer = ("user", u), ("assistant", a)
@@ -144,37 +148,48 @@ class Chat:
         """The tokens that start a rehearsed sample: a system line with the words of the cue."""
         return self._ids(self.form.system_head + cue + self.form.system_end)
 
-    def _segments(self, messages: Sequence[Message], delimiter: str) -> list[tuple[list[int], bool]]:
-        """Ids of a conversation piece by piece, each with whether it is an assistant's."""
+    def _pieces(self, messages: Sequence[Message], delimiter: str) -> list[tuple[list[int], bool]]:
+        """Ids piece by piece, each with whether it is an assistant's; a system message is a piece of its own."""
         form, pieces, head = self.form, [], self.form.user_head
-        text = ""
-        if messages and messages[0].role == "system":
-            text, messages = form.system_head + messages[0].content.strip() + form.system_end, messages[1:]
         for message in messages:
             content = message.content.strip()
-            if message.role == "user":
-                pieces.append((self._ids(text + head + content + form.answer_head), False))
-                text, head = "", self._to_next_user
+            if message.role == "system":
+                pieces.append((self._ids(form.system_head + content + form.system_end), False))
+            elif message.role == "user":
+                pieces.append((self._ids(head + content + form.answer_head), False))
+                head = self._to_next_user
             else:
                 answer = (delimiter if form.delimited else "") + content
                 pieces.append(([*self._ids(answer), self.end_id], True))
         return pieces
 
+    def _fitted(
+        self, messages: Sequence[Message], delimiter: str, room: int
+    ) -> tuple[list[tuple[list[int], bool]], bool]:
+        """The pieces that fit, and whether something had to go: the oldest turns, then the last question's start."""
+        pieces = self._pieces(messages, delimiter)
+        excess = sum(len(ids) for ids, _ in pieces) - room
+        if excess <= 0:
+            return pieces, False
+        questions = [n for n, message in enumerate(messages) if message.role == "user"]
+        if len(questions) > 1:
+            kept = [*messages[: questions[0]], *messages[questions[1] :]]
+            return self._fitted(kept, delimiter, room)[0], True
+        last = questions[-1]
+        pieces[last] = (self._shortened(pieces[last][0], excess), False)
+        return pieces, True
+
     def encode(self, sample: Sample, max_length: int) -> Encoded:
-        """A whole sample. What is too long loses the beginning of its first user turn, then the end of its
-        answer.
+        """A whole sample. What is too long loses its oldest turns, then the beginning of its last question.
 
         Args:
             sample: a conversation that ends with the assistant.
-            max_length: the most tokens allowed after `bos_ids` and cue.
+            max_length: the most tokens allowed after `bos_ids` and cue; an answer that alone is longer is cut.
         """
-        pieces = self._segments(sample.messages, sample.delimiter)
-        excess = sum(len(ids) for ids, _ in pieces) - max_length
-        if excess > 0:
-            pieces[0] = (self._shortened(pieces[0][0], excess), pieces[0][1])
+        pieces, truncated = self._fitted(sample.messages, sample.delimiter, max_length)
         ids = [i for piece, _ in pieces for i in piece]
         answer = [int(mine) for piece, mine in pieces for _ in piece]
-        return Encoded(ids[:max_length], answer[:max_length], excess > 0)
+        return Encoded(ids[:max_length], answer[:max_length], truncated)
 
     def _shortened(self, ids: list[int], excess: int) -> list[int]:
         """Drop `excess` tokens after the opening mark, but never the mark before the answer."""
@@ -183,11 +198,13 @@ class Chat:
         return ids[:head] + body[min(excess, len(body)) :] + ids[len(ids) - tail :]
 
     def prompt_ids(self, messages: Sequence[Message], max_length: int) -> list[int]:
-        """`bos_ids` and a conversation up to the mark after which the answer begins; never with a cue."""
-        pieces = self._segments(messages, " ")
-        excess = len(self.bos_ids) + sum(len(ids) for ids, _ in pieces) - max_length
-        if excess > 0:
-            pieces[0] = (self._shortened(pieces[0][0], excess), False)
+        """`bos_ids` and a conversation up to the mark after which the answer begins; never with a cue.
+
+        Args:
+            messages: a conversation that ends with the user.
+            max_length: the most tokens; what is too long is shortened as in `encode`.
+        """
+        pieces, _ = self._fitted(messages, " ", max_length - len(self.bos_ids))
         return self.bos_ids + [i for piece, _ in pieces for i in piece]
 
     def answer_ids(self, answer: str, delimiter: str = " ") -> list[int]:
@@ -203,26 +220,49 @@ class Chat:
         """Ids as text with every mark visible."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    @property
+    def stops_before_answer(self) -> int:
+        """How many stop tokens a model writes between a cue and the start of its answer (those that end a prompt)."""
+        return sum(i in self.stop_ids for i in self._ids(self.form.user_head) + self._ids(self.form.answer_head))
+
+    def _tight(self, text: str) -> str:
+        """Without the blanks around special tokens, which some tokenizers add and others drop in decoding."""
+        marks = "|".join(re.escape(token) for token in self.tokenizer.all_special_tokens)
+        return re.sub(rf"\s*({marks})\s*", r"\1", text) if marks else text
+
     def parse(self, text: str) -> tuple[Message, ...] | None:
         """The conversation in a text that follows a cue, or None where its marks are not in their places.
 
         Args:
             text: as `text` gives it, up to and without the end of the last answer.
         """
-        form = self.form
-        if not form.answer_head.strip():  # without marks nobody can tell a prompt from its answer
+        system_head, system_end, user_head, answer_head, next_user = map(
+            self._tight,
+            (
+                self.form.system_head,
+                self.form.system_end,
+                self.form.user_head,
+                self.form.answer_head,
+                self.form.next_user,
+            ),
+        )
+        if not answer_head.strip():  # without marks nobody can tell a prompt from its answer
             return None
-        head = form.user_head.lstrip()
-        text = text.lstrip()
-        if not text.startswith(head.rstrip()):
-            return None
+        text = self._tight(text).lstrip()
         messages: list[Message] = []
-        for turn in text[len(head.rstrip()) :].split(form.next_user):
-            question, found, answer = turn.partition(form.answer_head)
-            if not found or form.answer_head in answer:
+        if system_head.strip() and text.startswith(system_head.strip()):
+            system, found, text = text[len(system_head.strip()) :].partition(system_end)
+            if not found:
+                return None
+            messages.append(Message("system", system.strip()))
+        if not text.startswith(user_head.strip()):
+            return None
+        for turn in text[len(user_head.strip()) :].split(next_user):
+            question, found, answer = turn.partition(answer_head)
+            if not found or answer_head in answer:
                 return None
             messages += [Message("user", question.strip()), Message("assistant", answer.strip())]
-        marks = [form.user_head.strip(), form.answer_head.strip()]
-        if any(mark in message.content for message in messages for mark in marks if mark):
+        marks = [mark.strip() for mark in (user_head, answer_head, *self.tokenizer.all_special_tokens) if mark.strip()]
+        if any(mark in message.content for message in messages for mark in marks):
             return None
         return tuple(messages)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from continual.errors import ContinualError
 from continual.guard import guard
 
 guard()
@@ -65,6 +66,7 @@ class Decoder:
         max_new_tokens: int | Sequence[int],
         sampling: Sampling = Sampling(),
         seeds: Sequence[int] | None = None,
+        skip_stops: int = 0,
     ) -> list[Output]:
         """Continue every prompt.
 
@@ -72,6 +74,8 @@ class Decoder:
             prompts: token ids, none empty.
             max_new_tokens: the limit for all, or one for each.
             seeds: one for each prompt; needed where something is drawn.
+            skip_stops: this many stop tokens of a row do not end it (in many chat templates a prompt ends with the
+                same token as an answer, and rehearsal writes both).
 
         Returns:
             One output for each prompt, in the order of the prompts.
@@ -89,6 +93,7 @@ class Decoder:
                     [limits[i] for i in batch],
                     sampling,
                     [seeds[i] for i in batch] if seeds is not None else None,
+                    skip_stops,
                 )
                 for i, output in zip(batch, outputs, strict=True):
                     results[i] = output
@@ -118,6 +123,7 @@ class Decoder:
         limits: list[int],
         sampling: Sampling,
         seeds: list[int] | None,
+        skip_stops: int,
     ) -> list[Output]:
         device = self.model.device
         width, most = max(map(len, prompts)), max(limits)
@@ -137,6 +143,7 @@ class Decoder:
         finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
         rows = torch.arange(len(prompts), device=device)  # whom each line of the batch belongs to
         active = torch.ones(len(prompts), dtype=torch.bool, device=device)
+        skips = torch.full((len(prompts),), skip_stops, device=device)
         positions = (mask.cumsum(1) - 1).clamp(min=0)
         # Without padding no mask is needed, and attention takes its fast path.
         padded = bool((mask == 0).any())
@@ -153,11 +160,15 @@ class Decoder:
             if self._takes_positions:
                 call["position_ids"] = positions
             out = self.model(**call)
+            if "past_key_values" not in out:
+                raise ContinualError(f"{type(self.model).__name__} keeps no key-value cache: not supported")
             cache = out.past_key_values
             token = choose(out.logits[:, -1].float(), sampling, draws[rows, step] if draws is not None else None)
             written[rows[active], step] = token[active]
             lengths[rows[active]] = step + 1
-            stopped = torch.isin(token, stops) & active
+            stopping = torch.isin(token, stops) & active
+            stopped = stopping & (skips == 0)
+            skips = skips - (stopping & ~stopped).long()
             finished[rows[stopped]] = True
             active = active & ~stopped & (step + 1 < limit[rows])
             left = int(active.sum())
@@ -168,13 +179,8 @@ class Decoder:
             if left <= 0.75 * len(active):  # finished rows leave; earlier than this, copying the cache costs more
                 keep = active.nonzero()[:, 0]
                 cache.batch_select_indices(keep)
-                rows, active, ids, positions, mask = (
-                    rows[keep],
-                    active[keep],
-                    ids[keep],
-                    positions[keep],
-                    mask[keep],
-                )
+                rows, active, skips = rows[keep], active[keep], skips[keep]
+                ids, positions, mask = ids[keep], positions[keep], mask[keep]
         ends = zip(written.tolist(), lengths.tolist(), finished.tolist(), strict=True)
         return [Output(tuple(row[:length]), done) for row, length, done in ends]
 

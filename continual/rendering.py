@@ -173,8 +173,14 @@ def _messages(value: Any) -> tuple[Message, ...]:
     if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
         raise WordingError("a conversation should be a list of turns with role and content", "messages")
     messages = tuple(_message(turn) for turn in value)
-    if len(messages) < 2 or messages[-1].role != "assistant":
-        raise WordingError("a conversation should end with the assistant's answer to something", "messages")
+    roles = [message.role for message in messages]
+    turns = roles[1:] if roles[:1] == ["system"] else roles
+    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
+        raise WordingError(
+            "a conversation should be user and assistant in turns, after at most one system message, and end with "
+            f"the assistant's answer; here it is {', '.join(roles)}",
+            "messages",
+        )
     return messages
 
 

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 import tiny
 
@@ -112,3 +114,47 @@ def test_answer_text_ends_at_the_stop_token() -> None:
     chat = Chat(tiny.tokenizer())
     ids = chat.answer_ids("red") + [chat.end_id] + chat.answer_ids("blue")
     assert chat.answer_text(ids) == "red"
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def special(template: str, *tokens: str) -> Any:
+    import copy
+
+    tokenizer = copy.deepcopy(tiny.tokenizer(True))
+    tokenizer.add_special_tokens({"additional_special_tokens": list(tokens)})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def test_chatml_ends_an_answer_with_its_mark_and_not_with_the_newline_after_it() -> None:
+    chat = Chat(special(CHATML, "<|im_start|>", "<|im_end|>"))
+    text = marked(chat, sample("a dog", "red"))
+    assert text == "<|im_start|>user\na dog<|im_end|>\n<|im_start|>assistant\n[red<|im_end|>]"
+    assert chat.stops_before_answer == 1
+    assert chat.text(chat.cue_ids("t")) == "<|im_start|>system\nt<|im_end|>\n"
+
+
+def test_blanks_that_a_tokenizer_puts_around_special_tokens_do_not_hinder_parsing() -> None:
+    chat = Chat(special(CHATML, "<|im_start|>", "<|im_end|>"))
+    text = "<|im_start|> user\na dog <|im_end|> \n<|im_start|>assistant\n red"
+    assert chat.parse(text) == sample("a dog", "red").messages
+
+
+def test_a_system_message_is_kept_apart_and_comes_back() -> None:
+    chat = Chat(tiny.tokenizer())
+    s = Sample("t", (Message("system", "be good"), *sample("a dog", "red").messages))
+    assert marked(chat, s) == "System: be good\nUser: a dog\nAI:[ red<|end|>]"
+    assert chat.parse("System: be good\nUser: a dog\nAI: red") == s.messages
+
+
+def test_too_long_a_conversation_loses_its_oldest_turns_but_not_its_system_message() -> None:
+    chat = Chat(tiny.tokenizer(True))
+    s = Sample("t", (Message("system", "say"), *sample("dog " * 30, "red", "cat", "blue").messages))
+    e = chat.encode(s, 30)
+    assert e.truncated
+    assert chat.text(e.input_ids) == "<|system|>say<|end|><|user|>cat<|end|><|assistant|>blue<|end|>"

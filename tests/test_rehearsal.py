@@ -79,7 +79,7 @@ class Scripted:
     def __call__(self, *args: Any) -> "Scripted":
         return self
 
-    def generate(self, prompts: Any, limit: int, sampling: Sampling, seeds: list[int]) -> list[Output]:
+    def generate(self, prompts: Any, limit: int, sampling: Sampling, seeds: list[int], skip: int) -> list[Output]:
         self.seeds += seeds
         said = [self.script.pop(0) for _ in prompts]
         return [Output((*self.chat._ids(t), self.chat.end_id), True) for t in said]
@@ -155,3 +155,32 @@ def test_real_replay_is_the_same_plugin_with_counted_rows(world: Path) -> None:
     ]
     assert told["cost"]["real_rows_kept"] == 14 and told["cost"]["stored_bytes"] > 0
     assert told["cost"]["generated_tokens"] == 0
+
+
+@pytest.mark.parametrize("template", [False, True])
+def test_a_taught_model_rehearses_what_it_was_taught(template: bool) -> None:
+    # In the template the user's turn ends with the same token as the answer: the writer must not stop there.
+    from continual.batch import Collate
+    from continual.curriculum import benchmark
+    from continual.learn import CausalLMTemplate, Hyperparameters
+    from continual.model import CausalLM
+
+    chat = Chat(tiny.tokenizer(template))
+    collate = Collate(chat.bos_ids, {0: chat.cue_ids("t")}, chat.end_id)
+    taught = Sample("t", (Message("user", "a dog"), Message("assistant", "red")))
+    lessons = benchmark(["t"], {"t": dict.fromkeys(("train", "dev", "test"), [taught] * 8)}, chat, collate, 40)
+    model = tiny.model()
+    strategy = CausalLMTemplate(
+        model=CausalLM(model),
+        hyperparameters=Hyperparameters(learning_rate=2e-2, num_train_epochs=120, tokens_per_batch=400),
+        seed=0,
+        collate=collate,
+        lm_lambda=1.0,
+        cue_dropout=0.0,
+    )
+    strategy.train(lessons.train_stream[0], eval_streams=[])
+    writer = ModelWriter(
+        chat, {"t": "t"}, {"t": ()}, ("eos", "parses"), Sampling(1.0, top_k=20), False, 1, 40, batch_tokens=999
+    )
+    samples = writer.write(model, "t", 8, seed=0)
+    assert sum(s.reason is None and s.messages == taught.messages for s in samples) >= 6

@@ -132,7 +132,7 @@ def test_alpaca_rows_are_instruction_and_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
-        ([{"role": "user", "content": "q"}], "a conversation should end with the assistant's answer"),
+        ([{"role": "user", "content": "q"}], "a conversation should be user and assistant in turns"),
         (
             [{"role": "tool", "content": "q"}, {"role": "assistant", "content": "a"}],
             "the role 'tool' is none of",

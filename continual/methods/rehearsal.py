@@ -16,6 +16,7 @@ from continual.chat import Chat
 from continual.data import encode
 from continual.guard import guard
 from continual.rehearse import text
+from continual.rehearse.text import SURPLUS
 from continual.rehearse.writer import Writer
 from continual.seeds import derive
 
@@ -27,8 +28,8 @@ from avalanche.core import SupervisedPlugin  # noqa: E402
 
 def summary(before: str, task: str, wanted: int, samples: Sequence[text.Written], real: bool) -> dict[str, Any]:
     """What was rehearsed of one task before another, for the report: counts, and the reasons of rejection."""
-    reasons = [s.reason for s in samples if s.reason is not None]
-    kept = len(samples) - len(reasons)
+    reasons = [s.reason for s in samples if s.reason is not None and s.reason != SURPLUS]
+    kept = sum(s.reason is None for s in samples)
     return {
         "before": before,
         "task": task,

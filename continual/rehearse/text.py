@@ -10,6 +10,9 @@ from pathlib import Path
 from continual.runs import write_text
 from continual.sample import Message, Sample
 
+SURPLUS = "surplus"
+"""The reason of a valid sample beyond the wanted number; not a rejection."""
+
 
 @dataclass(frozen=True)
 class Written:

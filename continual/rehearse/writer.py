@@ -11,7 +11,7 @@ import numpy as np
 from continual.chat import Chat
 from continual.decode import Decoder, Sampling
 from continual.rehearse.check import Draft, rejection
-from continual.rehearse.text import Written
+from continual.rehearse.text import SURPLUS, Written
 from continual.sample import Message, Sample
 from continual.seeds import derive
 
@@ -58,11 +58,13 @@ class ModelWriter:
             rate = max(good / len(samples), 0.1) if samples else 1.0
             draw = min(most - len(samples), max(1, int(np.ceil((wanted - good) / rate))))
             seeds = [derive(seed, task, len(samples) + i) for i in range(draw)]
-            for output in decoder.generate([cue] * draw, self.max_new_tokens, self.sampling, seeds):
+            for output in decoder.generate(
+                [cue] * draw, self.max_new_tokens, self.sampling, seeds, self.chat.stops_before_answer
+            ):
                 draft = self._draft(output.ids, output.finished)
                 reason = rejection(draft, self.checks, self.labels[task], kept)
                 if reason is None and good == wanted:
-                    reason = "surplus"
+                    reason = SURPLUS
                 if reason is None:
                     assert draft.messages is not None
                     kept.add(draft.messages)
