@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from continual.guard import guard
-from continual.runs import read_json, write_folder, write_json
+from continual.runs import read_json, remove_folder, write_folder, write_json
 
 guard()
 
@@ -46,7 +46,7 @@ class CheckpointPlugin(SupervisedPlugin):
             write_folder(self._path(strategy), lambda folder: store(folder, strategy, self.plugins))
 
     def clear(self) -> None:
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_folder(self.folder)
 
 
 def store(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
@@ -64,6 +64,7 @@ def store(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
     state = {
         "step": strategy.step,
         "train_tokens": strategy.train_tokens,
+        "seconds": time.perf_counter() - strategy.started,
         "groups": optimizer["param_groups"],
         "schedule": schedule,
         "plugins": [plugin.state_dict() for plugin in plugins],
@@ -85,5 +86,6 @@ def restore(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
     strategy.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
     strategy.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(state["groups"])})
     strategy.step, strategy.train_tokens = state["step"], state["train_tokens"]
+    strategy.started -= state["seconds"]
     for plugin, saved in zip(plugins, state["plugins"], strict=True):
         plugin.load_state_dict(saved)

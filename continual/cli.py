@@ -93,9 +93,9 @@ def run(
 
         plan.describe(loaded, data_root, folders, _console(), typed)
         return
-    from continual import execute
-
     try:
+        from continual import execute
+
         execute.run(loaded, data_root=data_root, task_folders=folders, fresh=not resume, console=_console())
     except KeyboardInterrupt:
         print(f"stopped; go on with: {typed}", file=sys.stderr)

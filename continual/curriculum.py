@@ -37,8 +37,19 @@ def benchmark(order: Sequence[str], samples: Splits, chat: Chat, collate: Collat
     return benchmark_from_datasets(**streams)
 
 
-def joint(order: Sequence[str], samples: Splits, chat: Chat, collate: Collate, max_length: int) -> Any:
-    """All tasks as one experience: the upper bound's curriculum."""
+def joint(
+    order: Sequence[str],
+    samples: Splits,
+    chat: Chat,
+    collate: Collate,
+    max_length: int,
+    times: Mapping[str, int],
+) -> Any:
+    """All tasks as one experience: the upper bound's curriculum.
+
+    Args:
+        times: how often the training rows of a task come in one epoch, where tasks are taught unequally long.
+    """
     guard()
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import concat_datasets
@@ -46,7 +57,10 @@ def joint(order: Sequence[str], samples: Splits, chat: Chat, collate: Collate, m
     labels = labels_of(samples)
     streams = {}
     for split in ("train", "dev", "test"):
-        parts = [encode(samples[task][split], chat, max_length, labels[task], collate) for task in order]
+        parts = []
+        for task in order:
+            part = encode(samples[task][split], chat, max_length, labels[task], collate)
+            parts += [part] * (times[task] if split == "train" else 1)
         streams[split] = [concat_datasets(parts)]
     return benchmark_from_datasets(**streams)
 

@@ -128,10 +128,10 @@ class TokenBatches:
         """Cut this rank's rows of a step, sorted by length, where padding would begin to cost."""
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         mine = rows[self.rank :: self.ranks] if len(rows) >= self.ranks else rows[:1]
-        if self.rows_per_batch is not None:
-            return [mine[i : i + self.rows_per_batch] for i in range(0, len(mine), self.rows_per_batch)]
         if self.whole:
             return [mine]
+        if self.rows_per_batch is not None:
+            return [mine[i : i + self.rows_per_batch] for i in range(0, len(mine), self.rows_per_batch)]
         cuts, start = [], 0
         for end in range(1, len(mine)):
             longest, real = lengths[mine[end]], lengths[mine[start : end + 1]].sum()

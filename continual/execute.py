@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -29,7 +28,8 @@ from continual.recipe import Recipe
 from continual.record import Record
 from continual.rehearse.budget import cue_of, quotas
 from continual.rehearse.writer import ModelWriter, RealWriter, Writer
-from continual.runs import Run, read_json, write_json, write_text
+from continual.runs import Run, read_json, remove_folder, write_json, write_text
+from continual.sample import Sample
 from continual.seeds import derive
 from continual.settings import Rehearsal, Training
 from continual.task import Task, find_task
@@ -59,17 +59,22 @@ def run(
             full.
     """
     run = Run(Path(recipe.output_dir))
+    _check_place(run, fresh)
     planned = expand(recipe)
     tasks = {name: find_task(name, task_folders) for name in recipe.tasks}
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
     materials = _Materials(tasks, data_root)
-    materials.of(planned[0])
-    with _disk_full(run.path):
+    fingerprints = materials.of(planned[0]).fingerprints
+    if old is not None:
+        _check_data(run, old, fingerprints)
+    with _writing(run.path), run.locked():
         if fresh:
-            shutil.rmtree(run.path, ignore_errors=True)
-        manifest = _begin(run, recipe, tasks, old, teller)
+            run.remove()
+        elif old is not None:
+            _drop_joint_runs(run, recipe)
+        manifest = _begin(run, recipe, tasks, fingerprints, old, teller)
         for plan in planned:
             record = _record(run, plan, recipe)
             if any(record.missing(row) for row in range(_rows(record))):
@@ -108,6 +113,8 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
         order=list(plan.order),
         tasks=list(recipe.tasks),
     )
+    if record.teach == "multitask":
+        record.cost.real_rows_kept = None
     if record.path.exists():
         record.load()
     return record
@@ -136,7 +143,7 @@ def _teach(plan: PlannedRun, material: Material, record: Record, run: Run, telle
     if arm.teach == "specialists":
         specialists(material, record, own, teaching, teller)
     elif arm.teach == "multitask":
-        multitask(material, record, hyperparameters(training), teaching, teller)
+        multitask(material, record, own, teaching, teller)
     else:
         plugin = None
         if arm.rehearsal is not None:
@@ -161,11 +168,11 @@ def rehearsal_plugin(
 ) -> RehearsalPlugin:
     """The plugin for an arm's `rehearsal`."""
     order, sizes = record.order, material.sizes
-    choices = {task: splits["train"][0].choices for task, splits in material.samples.items()}
+    choices = {task: label_set(splits["train"]) for task, splits in material.samples.items()}
     writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
     if rehearsal.writer == "model":
-        length = rehearsal.max_new_tokens or material.max_length
-        writer = model_writer(rehearsal, material.chat, dict(cues), choices, length, material.batch_tokens)
+        room, budget = material.max_length, material.batch_tokens
+        writer = model_writer(rehearsal, material.chat, dict(cues), choices, room, budget)
     return RehearsalPlugin(
         order=order,
         writer=writer,
@@ -183,20 +190,27 @@ def rehearsal_plugin(
     )
 
 
+def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """The choices that all rows share; empty where each row has its own."""
+    first = samples[0].choices
+    return first if all(sample.choices == first for sample in samples) else ()
+
+
 def model_writer(
     rehearsal: Rehearsal,
     chat: Chat,
     cues: dict[str, str],
     labels: dict[str, tuple[str, ...]],
-    max_new_tokens: int,
+    max_length: int,
     batch_tokens: int,
 ) -> ModelWriter:
     """The writer for `writer: model`.
 
     Args:
         labels: label set of each task.
-        max_new_tokens: the longest sample.
+        max_length: the most tokens of a sample with its cue, as in training.
     """
+    room = max_length - len(chat.bos_ids) - max(len(chat.cue_ids(cue)) for cue in cues.values())
     return ModelWriter(
         chat=chat,
         cues=cues,
@@ -205,7 +219,7 @@ def model_writer(
         sampling=Sampling(rehearsal.temperature, rehearsal.top_k, rehearsal.top_p),
         top_up=rehearsal.top_up,
         max_tries=rehearsal.max_tries,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=min(rehearsal.max_new_tokens or room, room),
         batch_tokens=batch_tokens,
     )
 
@@ -215,6 +229,7 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     if record.R and not record.missing(0):
         return
     asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
+    asked += [recipe.evaluate.limit, recipe.evaluate.split]
     path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
     missing = [task for task in record.tasks if task not in known]
@@ -229,7 +244,12 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
 
 
 def _begin(
-    run: Run, recipe: Recipe, tasks: Mapping[str, Task], old: dict[str, Any] | None, teller: Teller
+    run: Run,
+    recipe: Recipe,
+    tasks: Mapping[str, Task],
+    fingerprints: dict[str, str],
+    old: dict[str, Any] | None,
+    teller: Teller,
 ) -> dict[str, Any]:
     """Write recipe and manifest; on a resume, put back what decides the last digits."""
     import torch
@@ -252,6 +272,8 @@ def _begin(
         "versions": versions,
         "threads": torch.get_num_threads(),
         "metrics": {name: task.metric for name, task in tasks.items()},
+        "labels": {name: task.labels for name, task in tasks.items()},
+        "data": fingerprints,
         "state": "running",
     }
     write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
@@ -294,16 +316,41 @@ def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
             f"{run.path}: holds a run of another recipe; use --fresh to start over, or another output_dir",
             *(f"  {key}: was {was}, now {new}" for key, was, new in differing),
         )
-    if grown and len(before["curriculum"]) < len(now["curriculum"]):
-        _drop_joint_runs(run)
     return run.manifest()
 
 
-def _drop_joint_runs(run: Run) -> None:
-    """What was taught all at once cannot grow by a task; it is taught anew."""
+def _check_data(run: Run, old: dict[str, Any], fingerprints: dict[str, str]) -> None:
+    """See that a resumed run reads the rows that it began with.
+
+    Raises:
+        ContinualError: it does not.
+    """
+    other = [task for task, known in old["data"].items() if fingerprints[task] != known]
+    if other:
+        raise ContinualError(
+            f"{run.path}: the rows of {', '.join(other)} are not those that this run began with (was it another "
+            "--data-root?); use --fresh to start over, or another output_dir"
+        )
+
+
+def _check_place(run: Run, fresh: bool) -> None:
+    """See that a run may be written here: into a new or empty folder, or over a run.
+
+    Raises:
+        ContinualError: the folder holds something else, which nobody asked to be mixed with a run or thrown away.
+    """
+    if run.path.exists() and not run.exists and not run.begun:
+        held = sorted(p.name for p in run.path.iterdir())[:3] if run.path.is_dir() else ["a file"]
+        if held:
+            raise ContinualError(f"output_dir: {run.path} holds no run, but {', '.join(held)}; choose another folder")
+
+
+def _drop_joint_runs(run: Run, recipe: Recipe) -> None:
+    """What was taught all at once cannot grow by a task; in a grown curriculum it is taught anew."""
     for folder in run.runs():
-        if read_json(folder / "run.json")["teach"] == "multitask":
-            shutil.rmtree(folder)
+        told = read_json(folder / "run.json")
+        if told["teach"] == "multitask" and len(told["tasks"]) < len(recipe.tasks):
+            remove_folder(folder)
 
 
 def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, Any]]:
@@ -318,10 +365,12 @@ def differences(before: Any, now: Any, key: str = "") -> list[tuple[str, Any, An
 
 
 @contextmanager
-def _disk_full(path: Path) -> Any:
+def _writing(path: Path) -> Any:
     try:
         yield
     except OSError as error:
+        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
+            raise ContinualError(f"{path}: cannot be written to ({error.strerror})") from error
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
         raise ContinualError(

@@ -7,6 +7,7 @@ inside `forward`, so that every hook fires once per step and sees the whole grad
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +97,8 @@ class CausalLMTemplate(SupervisedTemplate):
         """Real tokens forwarded in training in this experience, on all ranks."""
         self.step = 0
         """Optimizer steps taken in this experience."""
+        self.started = 0.0
+        """When this experience was begun, by `time.perf_counter`; earlier by what was done before a stop."""
         self.one_forward = False
         """Set by a plugin that must see the output of a whole step at once."""
         super().__init__(
@@ -126,6 +129,10 @@ class CausalLMTemplate(SupervisedTemplate):
     def steps(self) -> int:
         """Optimizer steps that the current experience takes in all."""
         return len(self.dataloader) * self.settings.num_train_epochs
+
+    def train_dataset_adaptation(self, **kwargs: Any) -> None:
+        self.started = time.perf_counter()
+        super().train_dataset_adaptation(**kwargs)
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Token-budget batches over `adapted_dataset`, to which plugins may have added rows."""

@@ -23,7 +23,8 @@ class Cost:
     """Tokens generated for rehearsal; those of the evaluation, which every arm needs alike, are not
     counted."""
     peak_bytes: int = 0
-    real_rows_kept: int = 0
+    real_rows_kept: int | None = 0
+    """None where tasks have no order (multitask reads all rows at once)."""
     stored_bytes: int = 0
     """Bytes of real rows kept for rehearsal."""
 
@@ -113,6 +114,8 @@ class Record:
             task = entry["task"]
             most_rows[task] = max(most_rows.get(task, 0), entry["real_rows"])
             most_bytes[task] = max(most_bytes.get(task, 0), entry["real_bytes"])
+        if not told:
+            return
         self.cost.real_rows_kept, self.cost.stored_bytes = sum(most_rows.values()), sum(most_bytes.values())
 
     def put_base(self, scores: Sequence[float | None], intervals: Sequence[Interval | None]) -> None:

@@ -6,11 +6,13 @@ Every artefact is written under a temporary name, synced and renamed, so that a 
 from __future__ import annotations
 
 import csv
+import fcntl
 import io
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +32,7 @@ def write_text(path: Path, content: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    write_text(path, json.dumps(content, ensure_ascii=False, indent=1) + "\n")
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=1, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> Any:
@@ -47,10 +49,18 @@ def write_folder(path: Path, fill: Callable[[Path], None]) -> None:
         if file.is_file():
             with open(file, "rb") as handle:
                 os.fsync(handle.fileno())
-    if path.exists():
-        shutil.rmtree(path)
+    remove_folder(path)
     os.replace(temporary, path)
     _sync_folder(path.parent)
+
+
+def remove_folder(path: Path) -> None:
+    """Remove a folder so that it is there whole or not at all."""
+    if path.exists():
+        dying = path.with_name(f".{path.name}.removed")
+        shutil.rmtree(dying, ignore_errors=True)
+        os.replace(path, dying)
+        shutil.rmtree(dying)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -81,6 +91,20 @@ def read_matrix(path: Path) -> tuple[list[str], list[str], Matrix]:
     return header[1:], [row[0] for row in rows], [[float(c) if c else None for c in row[1:]] for row in rows]
 
 
+WRITTEN = (
+    "manifest.json",
+    "arms",
+    "base",
+    "plots",
+    "recipe.yaml",
+    "results.json",
+    "report.html",
+    "report.md",
+    "README.md",
+)
+"""What a run writes into its directory."""
+
+
 class Run:
     """A run directory.
 
@@ -98,6 +122,41 @@ class Run:
     @property
     def exists(self) -> bool:
         return self.manifest_path.exists()
+
+    @property
+    def begun(self) -> bool:
+        """Whether a run died here before its manifest was written."""
+        return {p.name for p in self.path.iterdir()} <= {
+            "recipe.yaml",
+            ".recipe.yaml.tmp",
+            ".manifest.json.tmp",
+        }
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """While one process writes here; freed by the system however the process ends.
+
+        Raises:
+            ContinualError: another process is writing here.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield
+        except BlockingIOError:
+            raise ContinualError(f"{self.path}: another process is carrying out this run") from None
+        finally:
+            os.close(folder)
+
+    def remove(self) -> None:
+        """Throw away what a run writes, and nothing else."""
+        for name in WRITTEN:
+            path = self.path / name
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
 
     def manifest(self) -> dict[str, Any]:
         """The manifest.

@@ -7,10 +7,10 @@ again.
 
 from __future__ import annotations
 
-import shutil
+import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from continual.model import CausalLM
 from continual.peak_memory import peak, reset_peak
 from continual.progress import Teller
 from continual.record import Record
-from continual.runs import read_json, write_folder, write_json
+from continual.runs import read_json, remove_folder, write_folder, write_json
 from continual.seeds import derive
 
 TRAINED = "trained.json"
@@ -82,7 +82,7 @@ def sequential(
         put(record, material, number, task, examined, missing, folder, teller)
         if keep == "last":
             for old in range(1, number):
-                shutil.rmtree(after / str(old), ignore_errors=True)
+                remove_folder(after / str(old))
 
 
 def specialists(
@@ -109,9 +109,13 @@ def specialists(
 
 
 def multitask(
-    material: Material, record: Record, hyperparameters: Hyperparameters, teaching: Teaching, teller: Teller
+    material: Material,
+    record: Record,
+    hyperparameters: Mapping[str, Hyperparameters],
+    teaching: Teaching,
+    teller: Teller,
 ) -> None:
-    """All tasks at once, mixed, for the same number of epochs."""
+    """All tasks at once, mixed, each for as many epochs as it has in sequence."""
     folder = record.folder / "after" / "1"
     missing = record.missing(1)
     if not missing:
@@ -119,9 +123,13 @@ def multitask(
     if folder.exists():
         model = material.saved(folder)
     else:
-        streams = joint(record.order, material.samples, material.chat, teaching.collate, material.max_length)
+        epochs = {task: hyperparameters[task].num_train_epochs for task in record.order}
+        together = math.gcd(*epochs.values())
+        times = {task: own // together for task, own in epochs.items()}
+        streams = joint(record.order, material.samples, material.chat, teaching.collate, material.max_length, times)
         model, seed = material.student(), derive(material.seed, "train")
-        pupil = Pupil(material, model, hyperparameters, seed, teaching, [], record.folder / "checkpoints", teller)
+        shared = replace(hyperparameters[record.order[0]], num_train_epochs=together)
+        pupil = Pupil(material, model, shared, seed, teaching, [], record.folder / "checkpoints", teller)
         pupil.learn(streams.train_stream[0], "all tasks", folder)
     put(record, material, 1, "all", model, missing, folder, teller)
 
@@ -159,13 +167,12 @@ class Pupil:
 
     def learn(self, lesson: Any, what: str, into: Path) -> None:
         """Train on one experience, and save the model into a folder."""
-        start = time.perf_counter()
         reset_peak()
         with self.teller.training(what):
             self.strategy.train(lesson, eval_streams=[])
         self.strategy.lm.eval()
         trained = {
-            "seconds": time.perf_counter() - start,
+            "seconds": time.perf_counter() - self.strategy.started,
             "train_tokens": self.strategy.train_tokens,
             "generated_tokens": sum(plugin.generated_tokens for plugin in self.plugins),
             "peak_bytes": peak(),

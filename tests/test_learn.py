@@ -112,7 +112,7 @@ def test_the_loss_of_a_step_is_answer_loss_plus_lambda_times_sample_loss() -> No
     strategy.is_training = True
     strategy.mbatch = list(collate(rows))
     strategy.mb_output = strategy.forward()
-    assert float(strategy.criterion()) == pytest.approx(expected, rel=1e-6)
+    assert strategy.criterion().item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_step() -> None:

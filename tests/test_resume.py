@@ -156,3 +156,46 @@ def test_a_full_disk_is_told_and_nothing_is_lost(world: Path, monkeypatch: pytes
     run = teach(world)
     shutil.rmtree(world / "other", ignore_errors=True)
     assert matrices(run) == matrices(teach(world, output_dir=str(world / "other")))
+
+
+def test_fresh_never_throws_away_what_is_no_run(world: Path) -> None:
+    precious = world / "thesis"
+    precious.mkdir()
+    (precious / "chapter1.tex").write_text("words")
+    for fresh in (True, False):
+        with pytest.raises(ContinualError, match="thesis holds no run, but chapter1.tex"):
+            teach(world, fresh=fresh, output_dir=str(precious))
+    assert [p.name for p in precious.iterdir()] == ["chapter1.tex"]
+
+
+def test_fresh_removes_only_what_a_run_writes(world: Path) -> None:
+    run = teach(world, arms={"finetune": {}})
+    (run / "notes.txt").write_text("mine")
+    teach(world, fresh=True, arms={"multitask": {"teach": "multitask"}})
+    assert (run / "notes.txt").read_text() == "mine"
+    assert not (run / "arms" / "finetune").exists()
+
+
+def test_a_run_is_not_resumed_on_other_rows(world: Path) -> None:
+    teach(world)
+    rows = world / "tasks" / "legs.train.jsonl"
+    rows.write_text(rows.read_text().replace("two", "four").replace("six", "eight"))
+    task = world / "tasks" / "legs.yaml"
+    task.write_text(task.read_text().replace("- six", "- eight").replace("- two", "- four"))
+    tests = world / "tasks" / "legs.test.jsonl"
+    tests.write_text(tests.read_text().replace("two", "four").replace("six", "eight"))
+    with pytest.raises(ContinualError, match="rows of legs are not those"):
+        teach(world)
+
+
+def test_two_processes_do_not_write_one_run(world: Path) -> None:
+    import subprocess
+    import sys
+
+    run = runs.Run(world / "run")
+    code = "from pathlib import Path; from continual.runs import Run\n"
+    code += f"with Run(Path({str(run.path)!r})).locked(): pass"
+    with run.locked():
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "another process is carrying out this run" in other.stderr
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
