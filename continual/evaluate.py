@@ -16,7 +16,7 @@ from continual.decode import Decoder
 from continual.forgetting import bootstrap_ci
 from continual.runs import write_text
 from continual.sample import Sample
-from continual.score import row_scores, score
+from continual.score import METRICS, row_scores, score
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ class Result:
     """How a model did in one exam."""
 
     score: float
-    """A fraction in [0, 1]."""
+    """A fraction in [0, 1]; the two correlations of GLUE reach down to -1."""
     interval: tuple[float, float]
     """Bootstrap interval of the score over test rows, 95 %."""
     predictions: list[str]
@@ -87,7 +87,19 @@ def take(exam: Exam, model: Any, chat: Chat, batch_tokens: int) -> Result:
         predictions = [cut(chat.answer_text(output.ids), exam.until) for output in outputs]
     rows = row_scores(exam.metric, predictions, list(exam.samples))
     total = score(exam.metric, predictions, list(exam.samples))
-    return Result(total, bootstrap_ci(rows), predictions, rows, generated)
+    return Result(total, _interval(exam, predictions, rows), predictions, rows, generated)
+
+
+def _interval(exam: Exam, predictions: list[str], rows: list[float]) -> tuple[float, float]:
+    if METRICS[exam.metric].whole is None:
+        return bootstrap_ci(rows)
+    # A correlation is not a mean of rows: it is resampled as a whole.
+    samples = exam.samples
+
+    def resampled(picked: Sequence[int]) -> float:
+        return score(exam.metric, [predictions[i] for i in picked], [samples[i] for i in picked])
+
+    return bootstrap_ci(rows, statistic=resampled)
 
 
 def cut(text: str, until: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ task). BWT and FWT are signed; forgetting, intransigence and the gaps are positi
 In the formulae T is the number of tasks, and i, j, k, l count from 1; R[0] is the base.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -253,7 +253,11 @@ def figures(
 
 
 def bootstrap_ci(
-    row_scores: Sequence[float], seed: int = 0, n: int = 1000, level: float = 0.95
+    row_scores: Sequence[float],
+    seed: int = 0,
+    n: int = 1000,
+    level: float = 0.95,
+    statistic: Callable[[Sequence[int]], float] | None = None,
 ) -> tuple[float, float]:
     """The percentile bootstrap interval of the mean of `row_scores` (Efron & Tibshirani 1993).
 
@@ -262,6 +266,7 @@ def bootstrap_ci(
         seed: The same seed and scores give the same interval.
         n: How many resamples.
         level: The share of resampled means inside the interval.
+        statistic: Instead of the mean: takes the numbers of the rows in a resample.
 
     Returns:
         The lower and the upper end.
@@ -273,6 +278,7 @@ def bootstrap_ci(
         raise ValueError("no row scores to resample")
     random = np.random.default_rng(seed)
     # Resample by resample: all of them at once would need n × rows indices in memory.
-    means = [scores[random.integers(0, scores.size, scores.size)].mean() for _ in range(n)]
+    picks = (random.integers(0, scores.size, scores.size) for _ in range(n))
+    means = [float(scores[pick].mean()) if statistic is None else statistic(pick.tolist()) for pick in picks]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,14 @@ class Material:
     """The most tokens in a batch that is decoded."""
     max_length: int
     seed: int
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """A hash of the samples of each task, to notice when a run is resumed on other rows."""
+        return {
+            task: hashlib.sha256(repr([splits[s] for s in sorted(splits)]).encode()).hexdigest()[:16]
+            for task, splits in self.samples.items()
+        }
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -87,19 +96,21 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
             "dev": task.samples("dev", data_root=data_root, limit=test_rows),
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
+        # An answer may take half of what the model can see; the rest is for the question.
+        new_tokens = min(task.max_gen_toks, room // 2)
         exams[name] = evaluate.prepare(
             name,
             task.metric,
-            samples[name]["test"],
+            samples[name][recipe.evaluate.split],
             chat,
             multiple_choice=task.output_type == "multiple_choice",
-            max_new_tokens=task.max_gen_toks,
+            max_new_tokens=new_tokens,
             until=task.until,
-            max_length=min(room, recipe.training.max_length + task.max_gen_toks),
+            max_length=min(room, recipe.training.max_length + new_tokens),
         )
     return Material(
         model_name=recipe.model_name_or_path,
-        dtype=recipe.dtype,
+        dtype=recipe.weights_dtype,
         trust_remote_code=recipe.trust_remote_code,
         adapter=recipe.adapter.model_dump(mode="json", exclude={"type"}, exclude_none=True)
         if recipe.adapter

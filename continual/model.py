@@ -91,7 +91,7 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False) 
             resolve(name), dtype=chosen, trust_remote_code=trust_remote_code, use_safetensors=True
         ),
     )
-    return model.eval()
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
 def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], seed: int) -> Any:
@@ -100,11 +100,17 @@ def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], seed: int) 
     Args:
         settings: arguments of `peft.LoraConfig`.
         seed: decides the adapter's initial weights.
+
+    Raises:
+        ContinualError: the settings do not fit the model, such as target modules that it has not.
     """
     from peft import LoraConfig, get_peft_model
 
     torch.manual_seed(seed)
-    return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    try:
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+    except ValueError as error:
+        raise ContinualError(f"adapter: {str(error).splitlines()[0]}") from error
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) -> Any:

@@ -1,5 +1,6 @@
 """The highest memory use of a stretch of work: of the GPU where there is one, else of the process."""
 
+import os
 import resource
 from pathlib import Path
 
@@ -10,7 +11,7 @@ def reset_peak() -> None:
 
     if torch.cuda.is_available():
         torch.cuda.reset_peak_memory_stats()
-    elif Path("/proc/self/clear_refs").exists():
+    elif os.access("/proc/self/clear_refs", os.W_OK):
         Path("/proc/self/clear_refs").write_text("5")
 
 
@@ -20,7 +21,7 @@ def peak() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated())
-    if Path("/proc/self/clear_refs").exists():
+    if os.access("/proc/self/status", os.R_OK):
         status = Path("/proc/self/status").read_text()
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

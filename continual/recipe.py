@@ -32,7 +32,7 @@ from continual.settings import (
 DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
 """What a recipe without `arms` teaches."""
 
-NOT_SWEPT = ("arms", "output_dir", "seeds", "sweep")
+NOT_SWEPT = ("arms", "output_dir", "seeds", "sweep", "training.bf16")
 
 
 class Recipe(Settings):
@@ -116,7 +116,8 @@ class Recipe(Settings):
     def _arms_fit(cls, arms: dict[str, Arm], info: ValidationInfo) -> dict[str, Arm]:
         # An adapter that is itself wrong is missing in info.data; specialists are then no further mistake.
         adapter = info.data.get("adapter", Adapter())
-        return checked_arms(arms, info.data.get("training"), adapter)
+        tasks = {entry.task for entry in info.data.get("curriculum", ())}
+        return checked_arms(arms, info.data.get("training"), adapter, tasks)
 
     @field_validator("seeds")
     @classmethod
@@ -150,6 +151,14 @@ class Recipe(Settings):
     def name(self) -> str:
         """What the run is called: the last part of `output_dir`."""
         return Path(self.output_dir).name
+
+    @property
+    def weights_dtype(self) -> str:
+        """Precision of the weights: those of a whole model that is trained stay float32 unless told otherwise.
+
+        In bfloat16 weights, the small steps of full fine-tuning would be rounded away.
+        """
+        return "float32" if self.dtype == "auto" and self.adapter is None else self.dtype
 
     @property
     def tasks(self) -> tuple[str, ...]:

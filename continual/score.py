@@ -4,6 +4,7 @@ Each row gets a score in [0, 1]. A score over rows is their mean, except for the
 only defined over a whole set (Matthews' and Pearson's correlation), which lie in [-1, 1].
 """
 
+import math
 import re
 import statistics
 from collections.abc import Callable, Sequence
@@ -106,7 +107,8 @@ def _numbers(texts: Sequence[str]) -> list[float]:
     numbers = []
     for text in texts:
         try:
-            numbers.append(float(text))
+            number = float(text)
+            numbers.append(number if math.isfinite(number) else 0.0)
         except ValueError:
             # An answer that is no number says nothing about likeness; zero is the lowest grade of STS-B.
             numbers.append(0.0)

@@ -30,7 +30,7 @@ LAMOL: dict[str, Any] = {
 """What `preset: lamol` sets, after jojotenya/LAMOL: two passes, the new task's budget, one rejection rule."""
 
 
-SHARED = ("max_length", "max_samples")
+SHARED = ("max_length", "max_samples", "bf16")
 """What an arm cannot change, or its scores could not be compared with those of other arms."""
 
 
@@ -76,7 +76,7 @@ class Adapter(Settings):
     """Learn magnitude and direction apart (arXiv 2402.09353)."""
 
     init_lora_weights: bool | str = True
-    """True: the update starts at zero; or a name PEFT knows, such as gaussian or pissa."""
+    """True: the update starts at zero; or `gaussian` or `orthogonal`."""
 
     bias: Literal["none"] = "none"
     """Biases stay as they are: an adapter that changes them could not be taken off again."""
@@ -89,6 +89,16 @@ class Adapter(Settings):
 
     alpha_pattern: dict[str, float] | None = None
     """A lora_alpha for single layers, by name or regular expression."""
+
+    @field_validator("init_lora_weights")
+    @classmethod
+    def _leaves_the_base_alone(cls, init: bool | str) -> bool | str:
+        if isinstance(init, str) and init not in ("gaussian", "orthogonal"):
+            raise ValueError(
+                f"'{init}' is not supported: only true, gaussian and orthogonal leave the base model as it is, "
+                "and an adapter that changes its base cannot be swapped with others"
+            )
+        return init
 
 
 class Training(Settings):
@@ -105,7 +115,7 @@ class Training(Settings):
     """Forward passes in one optimizer step; with per_device_train_batch_size only."""
 
     tokens_per_batch: int | None = Field(None, ge=1, validate_default=True)
-    """Tokens in one optimizer step, padding included; 4096 where no batch size is given."""
+    """Tokens in one optimizer step of one process; 4096 where no batch size is given."""
 
     max_length: int = Field(512, ge=8)
     """Tokens of a sample; longer ones lose the beginning of their prompt."""
@@ -249,7 +259,7 @@ class Arm(Settings):
         except ValidationError as error:
             wrong = problems_of(error, Training, self.training)
         shared = [name for name in SHARED if name in self.training]
-        wrong += [Problem((name,), f"all arms learn from the same rows; set training.{name}") for name in shared]
+        wrong += [Problem((name,), f"is the same for all arms; set training.{name}") for name in shared]
         return [Problem(("training", *problem.keys), problem.message) for problem in wrong]
 
 
@@ -259,17 +269,23 @@ class Evaluate(Settings):
     limit: int | None = Field(None, ge=1)
     """Rows of each test split, the same ones for every seed and arm; null: all."""
 
+    split: Literal["test", "dev"] = "test"
+    """`dev` for choosing and tuning: rows held out of train, so that the test rows stay untouched."""
+
     batch_tokens: int = Field(16384, ge=1)
     """Tokens decoded side by side: lower needs less memory."""
 
 
-def checked_arms(arms: dict[str, Arm], training: Training | None, adapter: Adapter | None) -> dict[str, Arm]:
+def checked_arms(
+    arms: dict[str, Arm], training: Training | None, adapter: Adapter | None, tasks: set[str]
+) -> dict[str, Arm]:
     """The arms, if they fit the rest of the recipe.
 
     Args:
         arms: by name.
         training: the recipe's; None if it is itself wrong.
         adapter: the recipe's; None for full fine-tuning.
+        tasks: names in the curriculum.
 
     Raises:
         PydanticCustomError: with every problem at its own key.
@@ -280,6 +296,9 @@ def checked_arms(arms: dict[str, Arm], training: Training | None, adapter: Adapt
             problems.append(
                 Problem((name,), "an arm's name may hold letters, digits, - and _ only: it names a folder")
             )
+        if name == "base" or name in tasks:
+            whose = "the untaught model" if name == "base" else "a task, and of its specialist"
+            problems.append(Problem((name,), f"this is the name of {whose}: one could not tell whom to ask"))
         if arm.teach == "specialists" and adapter is None:
             problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))
         if training is not None:

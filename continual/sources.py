@@ -72,7 +72,7 @@ def read_file(file: Path) -> list[Row]:
     kind = Path(file.name.removesuffix(".gz")).suffix
     try:
         if kind == ".parquet":
-            import pyarrow.parquet  # type: ignore[import-untyped]
+            import pyarrow.parquet
 
             rows: Any = pyarrow.parquet.read_table(file).to_pylist()
         elif kind in (".jsonl", ".json", ".csv"):

@@ -139,7 +139,7 @@ def test_mistakes_in_an_arms_training_have_their_line():
 
 def test_arms_share_their_rows():
     assert mistakes(GOOD.replace("{learning_rate: 1e-4}", "{max_samples: 7}")) == [
-        "mine.yaml:8: arms.slow.training.max_samples: all arms learn from the same rows; set training.max_samples"
+        "mine.yaml:8: arms.slow.training.max_samples: is the same for all arms; set training.max_samples"
     ]
 
 
