@@ -26,6 +26,8 @@ def card(results: dict[str, Any]) -> str:
         for run in content["runs"]:
             rows.setdefault("base", run["R"][0])
             name = f"{arm}, seed {run['seed']}" + "".join(f", {key}={value}" for key, value in run["set"].items())
+            if run["order"] != tasks:
+                name += f", in the order {' '.join(run['order'])}"
             rows[name] = run["R"][-1]
     for name, row in rows.items():
         known = [cell for cell in row if cell is not None]

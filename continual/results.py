@@ -39,7 +39,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
                 finished[arm].append(run)
             else:
                 unfinished.append({"arm": arm, "run": run["run"], "rows": have, "of": needed})
-        absent = planned_runs(recipe) - len(found)
+        absent = planned_runs(recipe, arm) - len(found)
         if absent > 0:
             unfinished.append({"arm": arm, "run": None, "not_begun": absent})
     everything = [run for runs in finished.values() for run in runs]
@@ -84,9 +84,10 @@ def group_of(settings: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in settings.items() if key not in ORDER_KEYS}
 
 
-def planned_runs(recipe: dict[str, Any]) -> int:
-    """How many runs the (resolved) recipe plans for each arm: its seeds times every swept combination."""
-    sweep = recipe.get("sweep", {})
+def planned_runs(recipe: dict[str, Any], arm: str) -> int:
+    """How many runs the (resolved) recipe plans for an arm: its seeds times every combination that concerns it."""
+    own = f"arms.{arm}."
+    sweep = {k: v for k, v in recipe.get("sweep", {}).items() if k.startswith(own) or not k.startswith("arms.")}
     seeds = 1 if "seed" in sweep or "seeds" in sweep else len(recipe["seeds"])
     return int(seeds * math.prod(len(values) for values in sweep.values()))
 

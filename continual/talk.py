@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,7 +87,7 @@ class Partner:
         self.check(name)
         if name not in self._loaded:
             recipe, path = self.recipe, self.models[name]
-            arguments = (recipe.dtype, recipe.trust_remote_code)
+            arguments = (recipe.weights_dtype, recipe.trust_remote_code)
             if path is None:
                 model = load_model(recipe.model_name_or_path, *arguments)
             elif recipe.adapter is None:
@@ -150,7 +149,7 @@ def chat(run_dir: Path, adapter: str | None, console: Console) -> None:
             console.print(escape(answer), highlight=False)
 
 
-def rehearse(run_dir: Path, task: str, n: int, console: Console, folders: Sequence[Path] = ()) -> None:
+def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
     """Let the newest model of the run's rehearsing arm write samples of a task, kept and rejected ones.
 
     Raises:
@@ -158,7 +157,6 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console, folders: Sequen
     """
     from continual.execute import model_writer
     from continual.rehearse.budget import cue_of
-    from continual.task import find_task
 
     recipe, names = run_recipe(run_dir), taught(run_dir)
     writing = [a for a, arm in recipe.arms.items() if arm.rehearsal is not None and arm.rehearsal.writer == "model"]
@@ -180,8 +178,8 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console, folders: Sequen
         rehearsal,
         partner.chat,
         {task: cue_of(rehearsal.cue, task)},
-        {task: find_task(task, folders).labels},
-        rehearsal.max_new_tokens or min(partner.room, recipe.training.max_length),
+        {task: tuple(Run(run_dir).manifest()["labels"][task])},
+        min(partner.room, recipe.training.max_length),
         recipe.evaluate.batch_tokens,
     )
     for sample in writer.write(partner.model(arm), task, n, seed=0):

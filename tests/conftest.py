@@ -41,17 +41,24 @@ def write_task(folder: Path, name: str, answers: dict[str, str], labels: bool = 
     (folder / f"{name}.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
 
 
-@pytest.fixture
-def world(tmp_path: Path) -> Path:
+def make_world(folder: Path) -> Path:
     """A folder with a tiny model and three tiny tasks."""
     import tiny
 
-    tiny.saved(tmp_path / "model", template=True)
-    tasks = tmp_path / "tasks"
-    write_task(tasks, "sound", {a: a[::-1] for a in ANIMALS})
+    tiny.saved(folder / "model", template=True)
+    tasks = folder / "tasks"
+    # Half right counts: cells that are all zero or one would hide that two runs differ.
+    graded = {"metric_list": [{"metric": "edit_similarity"}]}
+    write_task(tasks, "sound", {a: a[::-1] for a in ANIMALS}, **graded)
     write_task(tasks, "legs", {a: "six" if a in ("bee", "ant") else "two" for a in ANIMALS}, labels=True)
-    write_task(tasks, "first", {a: a[0] for a in ANIMALS})
-    return tmp_path
+    write_task(tasks, "first", {a: a[0] for a in ANIMALS}, **graded)
+    return folder
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Path:
+    """A world of one test's own."""
+    return make_world(tmp_path)
 
 
 def recipe(world: Path, **changes: Any) -> Any:
