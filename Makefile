@@ -6,8 +6,8 @@ BIN := .venv/bin
 quickstart: .venv/installed
 	$(BIN)/continual run quickstart
 
-# One thread each: two workers share two cores, and results do not depend on the machine.
-test: .venv/installed
+# Style first, then the tests. One thread each: two workers share two cores, and results do not depend on the machine.
+test: lint
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow"
 
 test-all: .venv/installed
