@@ -9,6 +9,7 @@ import numpy as np
 
 from continual.batch import Collate, Triple
 from continual.chat import Chat
+from continual.errors import ContinualError
 from continual.guard import guard
 from continual.sample import Sample
 from continual.seeds import derive
@@ -29,6 +30,8 @@ def encode(samples: Sequence[Sample], chat: Chat, max_length: int, label: int, c
     from datasets import Dataset
 
     room = max_length - len(collate.bos_ids) - max((len(ids) for ids in collate.cues.values()), default=0)
+    if room < 8:
+        raise ContinualError(f"training.max_length: {max_length} tokens leave no room beside the cue of a sample")
     encoded = [chat.encode(sample, room) for sample in samples]
     rows = Dataset.from_dict(
         {

@@ -14,26 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from continual.batch import Collate
-from continual.chat import Chat
-from continual.curriculum import labels_of
-from continual.decode import Sampling
+from continual.arms import teach_arm
 from continual.errors import ContinualError
-from continual.learn import Hyperparameters
 from continual.material import Material, gather
-from continual.methods.rehearsal import RehearsalPlugin
 from continual.plan import PlannedRun, expand
 from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
-from continual.rehearse.budget import cue_of, quotas
-from continual.rehearse.writer import ModelWriter, RealWriter, Writer
 from continual.runs import Run, read_json, remove_folder, write_json, write_text
-from continual.sample import Sample
-from continual.seeds import derive
-from continual.settings import Rehearsal, Training
 from continual.task import Task, find_task
-from continual.teach import Teaching, multitask, sequential, specialists
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -80,7 +69,9 @@ def run(
             if any(record.missing(row) for row in range(_rows(record))):
                 count = f"seed {plan.seed}" + "".join(f", {k}={v}" for k, v in plan.set.items())
                 teller.say(f"[bold]{escape(plan.arm)}[/bold] [dim]({escape(count)})[/dim]")
-                _teach(plan, materials.of(plan), record, run, teller)
+                material = materials.of(plan)
+                _base_row(material, plan.recipe, record, run.path / "base", teller)
+                teach_arm(plan.recipe, plan.arm, material, record, teller)
         _finish(run, manifest, console)
     return run.path
 
@@ -118,110 +109,6 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
     if record.path.exists():
         record.load()
     return record
-
-
-def _teach(plan: PlannedRun, material: Material, record: Record, run: Run, teller: Teller) -> None:
-    recipe, arm = plan.recipe, plan.recipe.arms[plan.arm]
-    _base_row(material, recipe, record, run.path / "base", teller)
-    training = recipe.training_of(plan.arm)
-    own = {task: hyperparameters(recipe.training_of(plan.arm, task)) for task in record.order}
-    cues = {t: cue_of(arm.rehearsal.cue, t) for t in record.order} if arm.rehearsal is not None else {}
-    labels = labels_of(material.samples)
-    collate = Collate(
-        material.chat.bos_ids,
-        {labels[task]: material.chat.cue_ids(cue) for task, cue in cues.items()},
-        material.chat.end_id,
-        arm.rehearsal.passes if arm.rehearsal is not None else "one",
-    )
-    teaching = Teaching(
-        collate,
-        lm_lambda=arm.rehearsal.lm_lambda if arm.rehearsal is not None else 0.0,
-        cue_dropout=arm.rehearsal.cue_dropout if arm.rehearsal is not None else 0.0,
-        mixed_precision="bf16" if training.bf16 else "no",
-        save_steps=training.save_steps,
-    )
-    if arm.teach == "specialists":
-        specialists(material, record, own, teaching, teller)
-    elif arm.teach == "multitask":
-        multitask(material, record, own, teaching, teller)
-    else:
-        plugin = None
-        if arm.rehearsal is not None:
-            plugin = rehearsal_plugin(arm.rehearsal, cues, collate, material, record, teller)
-        assert recipe.keep is not None
-        sequential(material, record, [own[t] for t in record.order], teaching, teller, plugin, recipe.keep)
-
-
-def hyperparameters(training: Training) -> Hyperparameters:
-    """The part of a recipe's `training` that the loop reads."""
-    names = Hyperparameters.__dataclass_fields__
-    return Hyperparameters(**{name: value for name, value in training.model_dump().items() if name in names})
-
-
-def rehearsal_plugin(
-    rehearsal: Rehearsal,
-    cues: Mapping[str, str],
-    collate: Collate,
-    material: Material,
-    record: Record,
-    teller: Teller,
-) -> RehearsalPlugin:
-    """The plugin for an arm's `rehearsal`."""
-    order, sizes = record.order, material.sizes
-    choices = {task: label_set(splits["train"]) for task, splits in material.samples.items()}
-    writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
-    if rehearsal.writer == "model":
-        room, budget = material.max_length, material.batch_tokens
-        writer = model_writer(rehearsal, material.chat, dict(cues), choices, room, budget)
-    return RehearsalPlugin(
-        order=order,
-        writer=writer,
-        quotas=lambda new, old: quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, new, old),
-        folder=record.folder / "rehearsed",
-        chat=material.chat,
-        collate=collate,
-        max_length=material.max_length,
-        labels=labels_of(material.samples),
-        choices=choices,
-        delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
-        seed=derive(material.seed, "rehearsal"),
-        real=rehearsal.writer == "real",
-        say=teller.say,
-    )
-
-
-def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """The choices that all rows share; empty where each row has its own."""
-    first = samples[0].choices
-    return first if all(sample.choices == first for sample in samples) else ()
-
-
-def model_writer(
-    rehearsal: Rehearsal,
-    chat: Chat,
-    cues: dict[str, str],
-    labels: dict[str, tuple[str, ...]],
-    max_length: int,
-    batch_tokens: int,
-) -> ModelWriter:
-    """The writer for `writer: model`.
-
-    Args:
-        labels: label set of each task.
-        max_length: the most tokens of a sample with its cue, as in training.
-    """
-    room = max_length - len(chat.bos_ids) - max(len(chat.cue_ids(cue)) for cue in cues.values())
-    return ModelWriter(
-        chat=chat,
-        cues=cues,
-        labels=labels,
-        checks=rehearsal.checks,
-        sampling=Sampling(rehearsal.temperature, rehearsal.top_k, rehearsal.top_p),
-        top_up=rehearsal.top_up,
-        max_tries=rehearsal.max_tries,
-        max_new_tokens=min(rehearsal.max_new_tokens or room, room),
-        batch_tokens=batch_tokens,
-    )
 
 
 def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, teller: Teller) -> None:

@@ -155,7 +155,7 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
     Raises:
         ContinualError: no arm rehearses by its own words, or none has learnt the task.
     """
-    from continual.execute import model_writer
+    from continual.arms import model_writer
     from continual.rehearse.budget import cue_of
 
     recipe, names = run_recipe(run_dir), taught(run_dir)

@@ -12,7 +12,7 @@ import tiny
 from conftest import make_world, recipe, teach
 
 from continual import execute
-from continual.execute import label_set, model_writer
+from continual.arms import label_set, model_writer
 from continual.runs import read_json
 from continual.sample import Message, Sample
 from continual.settings import Rehearsal

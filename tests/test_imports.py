@@ -19,7 +19,7 @@ chat correlation overlap statematch score forgetting runs
 yamlfile settings overrides wording taskfile rendering sources task recipe
 data model decode evaluate rehearse curriculum learn methods
 record checkpoint material teach
-results report card estimate plan execute
+arms results report card estimate plan execute
 vocabulary corpus pretrain show talk
 listing cli __main__
 """.split()
