@@ -46,7 +46,7 @@ def arms(collected: dict[str, Any]) -> list[str]:
                     f"{sum(c['train_tokens'] for c in costs) / n:,.0f}",
                     f"{sum(c['generated_tokens'] for c in costs) / n:,.0f}",
                     f"{max(c['peak_bytes'] for c in costs) / 2**20:,.0f}",
-                    f"{max(c['real_rows_kept'] for c in costs)}",
+                    str(max((c["real_rows_kept"] for c in costs if c["real_rows_kept"] is not None), default="–")),
                 ]
             )
     costs = ["s", "tokens trained", "generated", "peak MiB", "real rows kept"]
