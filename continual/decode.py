@@ -1,245 +1,399 @@
 """The one decoding engine: rehearsal, evaluation and chat all use it.
 
-Batched and KV-cached; rows leave the batch as they finish. Each row has its own random stream, so that what
-it says does not depend on who else is in the batch.
+Batched and KV-cached. Rows join and leave as they finish; each has its own random stream, so that what it
+says does not depend on who else is in the batch. A row enters with its last prompt token as its first input:
+what comes before it is computed once per different prompt, a common beginning once for all.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from continual.errors import ContinualError
+from continual.fold import folded
 from continual.guard import guard
+from continual.kvcache import SlotCache, States, layers_kept, plain_cache, states_of
+from continual.request import Event, Output, Request, Row, RowAdapters, beginning
+from continual.sampling import Sampling, choose, penalise
+from continual.stoptext import StopTexts
 
 guard()
 
 import torch  # noqa: E402
 
+log = logging.getLogger(__name__)
 
-@dataclass(frozen=True)
-class Sampling:
-    """How the next token is chosen; a temperature of 0 takes the likeliest."""
-
-    temperature: float = 0.0
-    top_k: int = 0
-    top_p: float = 1.0
-
-
-@dataclass(frozen=True)
-class Output:
-    """What one prompt was continued with."""
-
-    ids: tuple[int, ...]
-    """Without the prompt; the stop token is the last one where there is one."""
-    finished: bool
-    """Whether it ended in a stop token, not at the length limit."""
+HEADROOM = 128
+"""Columns that a cache has for those who join later: it is copied only once in so many steps."""
+REFILL = {"cpu": 3.0}
+"""Rows join when there can be this many for each one at work (elsewhere 1 for every 8). Every step reads the keys and
+values back to the beginning of the oldest row, for all rows: on a CPU that costs more than a half-empty batch does."""
+GREEDY = Sampling()
+PREFIX = 256
+"""A common beginning is computed apart where that saves so many tokens."""
 
 
 class Decoder:
     """Continues prompts with a causal language model of transformers (or PEFT).
 
+    Either hand over all prompts with `generate`, or drive it: `add` requests at any time, and `step` until it is
+    no longer `busy`, with the model in evaluation mode.
+
     Args:
-        model: in evaluation mode while it decodes; its mode is put back afterwards.
+        model: any decoder of transformers that keeps keys and values.
         stop_ids: tokens that end a continuation.
-        pad_id: fills prompts on the left; masked.
+        pad_id: any id; fills what is masked.
         batch_tokens: the most tokens, prompts and continuations, that a batch may hold.
+        max_rows: the most rows at once.
+        text: ids to text, for requests with `until`.
+        adapters: for requests with `adapter`.
+
+    Raises:
+        ContinualError: the model keeps no keys and values, or more than these.
     """
 
-    def __init__(self, model: Any, stop_ids: Sequence[int], pad_id: int, batch_tokens: int = 16384) -> None:
-        self.model, self.stop_ids, self.pad_id, self.batch_tokens = (
-            model,
-            tuple(stop_ids),
-            pad_id,
-            batch_tokens,
-        )
+    def __init__(
+        self,
+        model: Any,
+        stop_ids: Sequence[int],
+        pad_id: int,
+        batch_tokens: int = 131072,
+        *,
+        max_rows: int = 512,
+        text: Callable[[Sequence[int]], str] | None = None,
+        adapters: RowAdapters | None = None,
+    ) -> None:
+        self.model, self.stop_ids, self.pad_id = model, frozenset(stop_ids), pad_id
+        self.batch_tokens, self.max_rows, self.adapters = batch_tokens, max_rows, adapters
+        self.stop_texts = StopTexts(text) if text is not None else None
         plain = model.get_base_model() if "peft" in type(model).__module__ else model
-        self._takes_positions = "position_ids" in inspect.signature(plain.forward).parameters
+        self._kept = layers_kept(plain)
+        takes = inspect.signature(plain.forward).parameters
+        self._positions, self._last_only = "position_ids" in takes, "logits_to_keep" in takes
+        self._refill = REFILL.get(model.device.type, 0.125)
+        self._queue: deque[tuple[int, Request]] = deque()
+        self._rows: list[Row] = []
+        self._cache: SlotCache | None = None
+        self._prefix: tuple[str | None, Sequence[int], States] | None = None
+        self._added = 0
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request is waiting or at work."""
+        return bool(self._queue) or not all(row.gone for row in self._rows)
+
+    def add(self, request: Request) -> int:
+        """Queue a request; its number comes back with its tokens.
+
+        Raises:
+            ValueError: the request cannot be answered.
+        """
+        if not request.prompt:
+            raise ValueError("a prompt needs at least one token")
+        if request.sampling.temperature > 0 and request.seed is None:
+            raise ValueError("sampling needs a seed for each prompt")
+        if request.until and self.stop_texts is None:
+            raise ValueError("stop texts need a decoder that knows its tokenizer")
+        self._added += 1
+        self._queue.append((self._added, request))
+        return self._added
+
+    def cancel(self, number: int) -> None:
+        """Forget a request, waiting or at work."""
+        self._queue = deque(entry for entry in self._queue if entry[0] != number)
+        for row in self._rows:
+            row.gone = row.gone or row.number == number
+
+    def clear(self) -> None:
+        """Forget all requests and everything computed; needed where the model's weights have changed."""
+        self._queue.clear()
+        self._rows, self._cache, self._prefix = [], None, None
 
     def generate(
         self,
         prompts: Sequence[Sequence[int]],
         max_new_tokens: int | Sequence[int],
-        sampling: Sampling = Sampling(),
+        sampling: Sampling = GREEDY,
         seeds: Sequence[int] | None = None,
         skip_stops: int = 0,
+        until: Sequence[str] = (),
     ) -> list[Output]:
-        """Continue every prompt.
+        """Continue every prompt; see `Request` for the arguments.
 
-        Args:
-            prompts: token ids, none empty.
-            max_new_tokens: the limit for all, or one for each.
-            seeds: one for each prompt; needed where something is drawn.
-            skip_stops: this many stop tokens of a row do not end it (in many chat templates a prompt ends with the
-                same token as an answer, and rehearsal writes both).
+        Where a GPU has no memory for the batch, it is halved, and the rows that were not done start again: each
+        says the same in any batch.
 
         Returns:
             One output for each prompt, in the order of the prompts.
         """
         limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
-        if sampling.temperature > 0 and seeds is None:
-            raise ValueError("sampling needs a seed for each prompt")
-        results: list[Output | None] = [None] * len(prompts)
+        seed = seeds if seeds is not None else [None] * len(prompts)
+        requests = [
+            Request(prompt, limit, sampling, row_seed, skip_stops, tuple(until))
+            for prompt, limit, row_seed in zip(prompts, limits, seed, strict=True)
+        ]
+        # Alike lengths side by side; the longest first, so that no long one is left alone at the end.
+        waiting = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), i))
+        outputs: dict[int, Output] = {}
+        while waiting:
+            ids: list[list[int]] = [[] for _ in waiting]
+            try:
+                for event in self.stream([requests[i] for i in waiting]):
+                    ids[event.number].append(event.id)
+                    if event.done:
+                        outputs[waiting[event.number]] = Output(tuple(ids[event.number]), event.finished)
+            except torch.OutOfMemoryError:
+                if self.max_rows == 1:
+                    raise
+                self.max_rows //= 2
+                log.warning(f"out of memory in decoding: going on with at most {self.max_rows} rows at once")
+            waiting = [i for i in waiting if i not in outputs]
+        return [outputs[i] for i in range(len(requests))]
+
+    def stream(self, requests: Sequence[Request]) -> Iterator[Event]:
+        """The tokens of some requests as they come; an event's number is the request's place in the list."""
+        with self._evaluating():
+            first = self._added + 1
+            for request in requests:
+                self.add(request)
+            while self.busy:
+                yield from (replace(event, number=event.number - first) for event in self.step())
+
+    @contextmanager
+    def _evaluating(self) -> Iterator[None]:
         training = self.model.training
         self.model.eval()
+        self.clear()
         try:
-            for batch in self._batches(prompts, limits):
-                outputs = self._decode(
-                    [prompts[i] for i in batch],
-                    [limits[i] for i in batch],
-                    sampling,
-                    [seeds[i] for i in batch] if seeds is not None else None,
-                    skip_stops,
-                )
-                for i, output in zip(batch, outputs, strict=True):
-                    results[i] = output
+            with folded(self.model):
+                yield
         finally:
+            self.clear()
             self.model.train(training)
-        return [output for output in results if output is not None]
-
-    def _batches(self, prompts: Sequence[Sequence[int]], limits: list[int]) -> Iterator[list[int]]:
-        """Prompts of like length together, within the budget of tokens."""
-        order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-        batch: list[int] = []
-        longest = 0
-        for i in order:
-            need = len(prompts[i]) + limits[i]
-            if batch and max(longest, need) * (len(batch) + 1) > self.batch_tokens:
-                yield batch
-                batch, longest = [], 0
-            batch.append(i)
-            longest = max(longest, need)
-        if batch:
-            yield batch
 
     @torch.inference_mode()
-    def _decode(
-        self,
-        prompts: list[Sequence[int]],
-        limits: list[int],
-        sampling: Sampling,
-        seeds: list[int] | None,
-        skip_stops: int,
-    ) -> list[Output]:
+    def step(self) -> list[Event]:
+        """One token for every row at work, after as many of the waiting have joined as there is room for."""
+        self._close_gaps()
+        self._admit()
+        if not self._rows:
+            return []
+        cache = self._cache
+        assert cache is not None
+        starts, names = [row.start for row in self._rows], [row.request.adapter for row in self._rows]
+        lo = min(starts)
+        cache.look_from(lo)
+        # Where every row at work began together no mask is needed, and attention takes its fast path.
+        masked = max(starts) > lo
+        logits = self._forward([[row.newest] for row in self._rows], starts, lo, masked, cache, names)[:, -1].float()
+        return self._events(self._choose(logits))
+
+    def _forward(
+        self, ids: list[list[int]], starts: list[int], lo: int, masked: bool, cache: Any, names: Sequence[str | None]
+    ) -> torch.Tensor:
+        """Logits of the next tokens, (rows, columns, vocab).
+
+        Args:
+            ids: one or more tokens for each row, to be written at the cache's next columns.
+            starts: the column of each row's first token.
+            lo: the first column that the cache shows.
+            masked: whether columns before a row's start are to be hidden from it.
+            cache: what `ids` continue.
+            names: the adapter of each row.
+        """
         device = self.model.device
-        width, most = max(map(len, prompts)), max(limits)
-        ids = torch.full((len(prompts), width), self.pad_id, dtype=torch.long)
-        mask = torch.zeros((len(prompts), width), dtype=torch.long)
-        for i, prompt in enumerate(prompts):
-            ids[i, width - len(prompt) :] = torch.tensor(prompt)
-            mask[i, width - len(prompt) :] = 1
-        ids, mask = ids.to(device), mask.to(device)
-        draws = None
-        if seeds is not None and sampling.temperature > 0:
-            draws = torch.from_numpy(np.stack([np.random.default_rng(seed).random(most) for seed in seeds])).to(device)
-        stops = torch.tensor(self.stop_ids, device=device)
-        limit = torch.tensor(limits, device=device)
-        written = torch.full((len(prompts), most), self.pad_id, dtype=torch.long, device=device)
-        lengths = torch.zeros(len(prompts), dtype=torch.long, device=device)
-        finished = torch.zeros(len(prompts), dtype=torch.bool, device=device)
-        rows = torch.arange(len(prompts), device=device)  # whom each line of the batch belongs to
-        active = torch.ones(len(prompts), dtype=torch.bool, device=device)
-        skips = torch.full((len(prompts),), skip_stops, device=device)
-        positions = (mask.cumsum(1) - 1).clamp(min=0)
-        # Without padding no mask is needed, and attention takes its fast path.
-        padded = bool((mask == 0).any())
-        cache = None
-        for step in range(most):
-            call: dict[str, Any] = {
-                "input_ids": ids,
-                "past_key_values": cache,
-                "use_cache": True,
-                "logits_to_keep": 1,
-            }
-            if padded:
-                call["attention_mask"] = mask
-            if self._takes_positions:
-                call["position_ids"] = positions
-            out = self.model(**call)
-            if "past_key_values" not in out:
-                raise ContinualError(f"{type(self.model).__name__} keeps no key-value cache: not supported")
-            cache = out.past_key_values
-            token = choose(out.logits[:, -1].float(), sampling, draws[rows, step] if draws is not None else None)
-            written[rows[active], step] = token[active]
-            lengths[rows[active]] = step + 1
-            stopping = torch.isin(token, stops) & active
-            stopped = stopping & (skips == 0)
-            skips = skips - (stopping & ~stopped).long()
-            finished[rows[stopped]] = True
-            active = active & ~stopped & (step + 1 < limit[rows])
-            left = int(active.sum())
-            if left == 0:
+        new, hi = len(ids[0]), lo + cache.get_seq_length()
+        begin = torch.tensor(starts, device=device)[:, None]
+        call: dict[str, Any] = {
+            "input_ids": torch.tensor(ids, device=device),
+            "past_key_values": cache,
+            "use_cache": True,
+        }
+        if self._last_only and new == 1:
+            call["logits_to_keep"] = 1
+        columns = torch.arange(lo, hi + new, device=device)
+        if masked:
+            call["attention_mask"] = (columns >= begin).long()
+        if self._positions:
+            call["position_ids"] = columns[-new:] - begin
+        if self.adapters is not None:
+            self.adapters.use(names)
+        logits: torch.Tensor = self.model(**call).logits
+        return logits
+
+    def _choose(self, logits: torch.Tensor) -> list[int]:
+        """The next token of every row, from (rows, vocab)."""
+        groups: dict[Sampling, list[int]] = {}
+        for n, row in enumerate(self._rows):
+            groups.setdefault(row.request.sampling, []).append(n)
+            if row.request.sampling.repetition_penalty != 1:
+                seen = [*row.request.prompt, *row.ids]
+                penalise(logits[n], seen, row.request.sampling.repetition_penalty)
+        tokens = [0] * len(self._rows)
+        for sampling, members in groups.items():
+            draws = None
+            if sampling.temperature > 0:
+                rows = [self._rows[n] for n in members]
+                numbers = np.array([row.draws[len(row.ids)] for row in rows if row.draws is not None])
+                draws = torch.from_numpy(numbers).to(logits.device)
+            mine = logits if len(groups) == 1 else logits[torch.tensor(members, device=logits.device)]
+            for n, token in zip(members, choose(mine, sampling, draws).tolist(), strict=True):
+                tokens[n] = token
+        return tokens
+
+    def _events(self, tokens: list[int]) -> list[Event]:
+        """Give every row its token; those that have ended leave."""
+        events = []
+        for row, token in zip(self._rows, tokens, strict=True):
+            row.ids.append(token)
+            stops = token in self.stop_ids
+            if stops and row.skips:
+                row.skips, stops = row.skips - 1, False
+            finished = stops or (self.stop_texts is not None and self.stop_texts.end(row.request.until, row.ids))
+            row.gone = finished or row.left == 0
+            events.append(Event(row.number, token, row.gone, finished))
+        return events
+
+    def _close_gaps(self) -> None:
+        """Fill the places of those that have left with the last ones."""
+        staying = sum(not row.gone for row in self._rows)
+        holes = [n for n in range(staying) if self._rows[n].gone]
+        if holes:
+            assert self._cache is not None
+            last = [n for n in range(staying, len(self._rows)) if not self._rows[n].gone]
+            self._cache.move(last, holes)
+            for hole, n in zip(holes, last, strict=True):
+                self._rows[hole] = self._rows[n]
+        del self._rows[staying:]
+
+    def _admit(self) -> None:
+        """Let those who wait join, first come first served, as many as the budgets allow."""
+        need = max((len(row.request.prompt) + row.request.max_new_tokens for row in self._rows), default=0)
+        joining: list[tuple[int, Request]] = []
+        for number, request in self._queue:
+            need = max(need, len(request.prompt) + request.max_new_tokens)
+            rows = len(self._rows) + len(joining)
+            if rows and (rows >= self.max_rows or (rows + 1) * need > self.batch_tokens):
                 break
-            ids, positions = token[:, None], positions[:, -1:] + 1
-            mask = torch.cat([mask, mask.new_ones(len(mask), 1)], 1)
-            if left <= 0.75 * len(active):  # finished rows leave; earlier than this, copying the cache costs more
-                keep = active.nonzero()[:, 0]
-                cache.batch_select_indices(keep)
-                rows, active, skips = rows[keep], active[keep], skips[keep]
-                ids, positions, mask = ids[keep], positions[keep], mask[keep]
-        ends = zip(written.tolist(), lengths.tolist(), finished.tolist(), strict=True)
-        return [Output(tuple(row[:length]), done) for row, length, done in ends]
+            joining.append((number, request))
+        if not joining or len(joining) < min(len(self._queue), self._refill * len(self._rows)):
+            return
+        for _ in joining:
+            self._queue.popleft()
+        before = [len(request.prompt) - 1 for _, request in joining]
+        states, sources = self._prefill([(request.prompt[:-1], request.adapter) for _, request in joining])
+        left = max([request.max_new_tokens for _, request in joining] + [row.left for row in self._rows])
+        cache = self._room(len(joining), max(before), left)
+        cache.put(states, sources, before, len(self._rows))
+        for length, (number, request) in zip(before, joining, strict=True):
+            draws = None
+            if request.sampling.temperature > 0:
+                draws = np.random.default_rng(request.seed).random(request.max_new_tokens)
+            self._rows.append(Row(number, request, cache.hi - length, draws, request.skip_stops))
+
+    def _room(self, joining: int, before: int, left: int) -> SlotCache:
+        """The cache, or a new one, with room for some more rows.
+
+        Args:
+            before: the most tokens of theirs that are already computed.
+            left: the most tokens that any row may still write.
+        """
+        cache, used = self._cache, len(self._rows)
+        spare = HEADROOM if self._queue else 0
+        if not used or cache is None:
+            cache = SlotCache(self._kept, joining, before + left + spare, before)
+        elif cache.rows < used + joining or cache.hi < before or cache.columns < cache.hi + left:
+            lo = min(row.start for row in self._rows)
+            at = max(0, before - (cache.hi - lo))
+            cache = cache.repack(used, used + joining, lo, at, at + cache.hi - lo + left + spare)
+            for row in self._rows:
+                row.start += at - lo
+        self._cache = cache
+        return cache
+
+    def _prefill(self, prompts: Sequence[tuple[Sequence[int], str | None]]) -> tuple[States | None, list[int]]:
+        """Keys and values of some prompts, each with its adapter: each different one once, and what all begin with
+        once.
+
+        Returns:
+            The states, prompts filled up on the right, and the row of each prompt in them; None where all prompts
+            are empty.
+        """
+        different = list(dict.fromkeys((tuple(prompt), name) for prompt, name in prompts))
+        row_of = {prompt: n for n, prompt in enumerate(different)}
+        sources = [row_of[tuple(prompt), name] for prompt, name in prompts]
+        if not any(prompt for prompt, _ in different):
+            return None, sources
+        names = [name for _, name in different]
+        cache, common = plain_cache(self._kept), 0
+        if len(set(names)) == 1:
+            common = self._shared([prompt for prompt, _ in different], names[0])
+            for n, pair in enumerate(self._prefix[2] if self._prefix is not None and common else ()):
+                if pair is not None:
+                    keys, values = (states[:, :, :common].expand(len(different), -1, -1, -1) for states in pair)
+                    cache.update(keys, values, n)
+        rests = [list(prompt[common:]) for prompt, _ in different]
+        longest = max(map(len, rests))
+        if longest:
+            # Filled up on the right, where a causal model does not look: no mask is needed.
+            ids = [rest + [self.pad_id] * (longest - len(rest)) for rest in rests]
+            self._forward(ids, [0] * len(ids), 0, False, cache, names)
+        return states_of(cache), sources
+
+    def _shared(self, prompts: Sequence[tuple[int, ...]], name: str | None) -> int:
+        """How many tokens all prompts begin with whose states are at hand, in `_prefix`; computed where it pays."""
+        common = beginning(*prompts)
+        if self._prefix is not None and self._prefix[0] == name:
+            known = len(beginning(self._prefix[1], common))
+            if known and 2 * known >= len(common):
+                return known
+        if not common or (len(prompts) > 1 and len(common) * len(prompts) < PREFIX):
+            return 0
+        cache = plain_cache(self._kept)
+        self._forward([list(common)], [0], 0, False, cache, [name])
+        self._prefix = (name, common, states_of(cache))
+        return len(common)
 
     def choice_logprobs(
         self, prompts: Sequence[Sequence[int]], choices: Sequence[Sequence[Sequence[int]]]
     ) -> list[list[float]]:
-        """The log-likelihood of each choice after its prompt, summed over the choice's tokens, in nats."""
-        rows = [(list(p), list(c)) for p, answers in zip(prompts, choices, strict=True) for c in answers]
-        values = [0.0] * len(rows)
-        training = self.model.training
-        self.model.eval()
-        try:
-            for batch in self._batches([p + c for p, c in rows], [0] * len(rows)):
-                for i, value in zip(batch, self._logprobs([rows[i] for i in batch]), strict=True):
-                    values[i] = value
-        finally:
-            self.model.train(training)
-        each = iter(values)
-        return [[next(each) for _ in answers] for answers in choices]
+        """The log-likelihood of each choice after its prompt, summed over the choice's tokens, in nats.
 
-    @torch.inference_mode()
-    def _logprobs(self, rows: list[tuple[list[int], list[int]]]) -> list[float]:
-        width = max(len(p) + len(c) for p, c in rows)
-        ids = torch.full((len(rows), width), self.pad_id, dtype=torch.long)
-        for i, (p, c) in enumerate(rows):
-            ids[i, : len(p) + len(c)] = torch.tensor(p + c)
-        # Padding stands on the right, where a causal model cannot see it: no mask is needed.
-        logits = self.model(input_ids=ids.to(self.model.device), use_cache=False).logits
-        values = []
-        for i, (p, c) in enumerate(rows):
-            told = logits[i, len(p) - 1 : len(p) + len(c) - 1].float().log_softmax(-1)
-            values.append(float(told.gather(1, torch.tensor(c, device=told.device)[:, None]).sum()))
+        What is asked is computed once for all its choices.
+        """
+        values = [[0.0] * len(row) for row in choices]
+        pairs = [(i, j) for i, row in enumerate(choices) for j in range(len(row))]
+        pairs.sort(key=lambda pair: (-len(prompts[pair[0]]), pair))
+        with self._evaluating():
+            while pairs:
+                need = len(prompts[pairs[0][0]]) + max(len(choices[i][j]) for i, j in pairs[: self.max_rows])
+                rows = min(self.max_rows, max(1, self.batch_tokens // need))
+                batch, pairs = pairs[:rows], pairs[rows:]
+                told = self._logprobs([(prompts[i], choices[i][j]) for i, j in batch])
+                for (i, j), value in zip(batch, told, strict=True):
+                    values[i][j] = value
         return values
 
-
-def choose(logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor | None) -> torch.Tensor:
-    """The next token of each row.
-
-    Args:
-        logits: (rows, vocab) float32.
-        draws: (rows,) uniform in [0, 1), one for each row; unused when greedy.
-
-    Returns:
-        (rows,) token ids.
-    """
-    if sampling.temperature == 0:
-        return logits.argmax(-1)
-    assert draws is not None
-    values, tokens = (
-        logits.sort(-1, descending=True)
-        if not sampling.top_k
-        else logits.topk(min(sampling.top_k, logits.shape[-1]), -1)
-    )
-    # Inverse transform sampling in float64: one number decides a row, whatever the other rows are.
-    probabilities = (values.double() / sampling.temperature).softmax(-1)
-    total = probabilities.cumsum(-1)
-    if sampling.top_p < 1:
-        kept = (total - probabilities) < sampling.top_p
-        total = total.masked_fill(~kept, 2.0)
-        draws = draws * (probabilities * kept).sum(-1)
-    place = (total <= draws[:, None]).sum(-1, keepdim=True).clamp(max=total.shape[-1] - 1)
-    return tokens.gather(1, place)[:, 0]
+    @torch.inference_mode()
+    def _logprobs(self, rows: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        before = [len(prompt) - 1 for prompt, _ in rows]
+        longest = max(len(choice) for _, choice in rows)
+        cache = SlotCache(self._kept, len(rows), max(before) + longest, max(before))
+        states, sources = self._prefill([(prompt[:-1], None) for prompt, _ in rows])
+        cache.put(states, sources, before, 0)
+        starts = [cache.hi - length for length in before]
+        cache.look_from(0)
+        ids = [[prompt[-1], *choice[:-1], *[self.pad_id] * (longest - len(choice))] for prompt, choice in rows]
+        logits = self._forward(ids, starts, 0, any(starts), cache, [None] * len(rows))
+        values = []
+        for (_, choice), told in zip(rows, logits, strict=True):
+            log_p = told[: len(choice)].float().log_softmax(-1)
+            values.append(float(log_p.gather(1, torch.tensor(choice, device=log_p.device)[:, None]).sum()))
+        return values

@@ -73,7 +73,7 @@ def prepare(
 
 def take(exam: Exam, model: Any, chat: Chat, batch_tokens: int) -> Result:
     """Let a model answer an exam: greedily, or by the likeliest choice."""
-    decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens)
+    decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens, text=lambda ids: chat.text(ids).lstrip())
     generated = 0
     if exam.choices is not None:
         told = decoder.choice_logprobs(exam.prompts, exam.choices)
@@ -82,7 +82,7 @@ def take(exam: Exam, model: Any, chat: Chat, batch_tokens: int) -> Result:
             for sample, row in zip(exam.samples, told, strict=True)
         ]
     else:
-        outputs = decoder.generate(exam.prompts, exam.max_new_tokens)
+        outputs = decoder.generate(exam.prompts, exam.max_new_tokens, until=exam.until)
         generated = sum(len(output.ids) for output in outputs)
         predictions = [cut(chat.answer_text(output.ids), exam.until) for output in outputs]
     rows = row_scores(exam.metric, predictions, list(exam.samples))

@@ -182,7 +182,7 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
         min(partner.room, recipe.training.max_length),
         recipe.evaluate.batch_tokens,
     )
-    for sample in writer.write(partner.model(arm), task, n, seed=0):
+    for sample in writer.write(partner.model(arm), {task: n}, seed=0)[task]:
         verdict = "[green]kept[/green]" if sample.reason is None else f"[red]rejected: {sample.reason}[/red]"
         console.print(f"[dim]{'─' * 8}[/dim] {verdict}", highlight=False)
         for message in sample.messages or ():

@@ -12,9 +12,10 @@ from conftest import recipe, teach
 
 from continual import evaluate
 from continual.chat import Chat
-from continual.decode import Decoder, Output
+from continual.decode import Decoder
 from continual.evaluate import cut, prepare, take, write_predictions
 from continual.material import gather
+from continual.request import Output
 from continual.sample import Message, Sample
 from continual.task import find_task
 
@@ -44,10 +45,10 @@ class Says:
 
     text = ""
 
-    def __init__(self, *args: Any) -> None:
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         pass
 
-    def generate(self, prompts: list[list[int]], most: int) -> list[Output]:
+    def generate(self, prompts: list[list[int]], most: int, until: tuple[str, ...]) -> list[Output]:
         ids = tuple(tiny.tokenizer().encode(self.text))
         return [Output((*ids, 1), True)] * len(prompts)
 
@@ -82,6 +83,16 @@ def test_written_answers_are_cut_and_compared_as_text(monkeypatch: pytest.Monkey
     assert result.generated_tokens == 3 * len([*tiny.tokenizer().encode(Says.text), 1])
     uncut = take(exam(chat, samples), None, chat, 512)
     assert uncut.predictions == ["red\nUser: more"] * 3 and uncut.score == 0
+
+
+def test_what_comes_after_a_stop_text_is_not_written() -> None:
+    chat, model = Chat(tiny.tokenizer()), shaken()
+    samples = [sample(question, "red") for question in ("dog", "cat", "what is it", "small bad", "likes")]
+    free = take(exam(chat, samples), model, chat, 512)
+    until = next(text for text in free.predictions if len(text) > 5)[3:5]
+    cut_short = take(exam(chat, samples, until=(until,)), model, chat, 512)
+    assert cut_short.predictions == [cut(text, [until]) for text in free.predictions]
+    assert cut_short.generated_tokens < free.generated_tokens
 
 
 @pytest.mark.parametrize(
@@ -136,9 +147,9 @@ def test_no_prompt_carries_a_cue_in_any_arm(world: Path, monkeypatch: pytest.Mon
     asked: dict[str, list[list[list[int]]]] = {"exam": [], "rehearsal": []}
     generate = Decoder.generate
 
-    def noted(self: Any, prompts: Any, most: Any, *sampling: Any) -> list[Output]:
+    def noted(self: Any, prompts: Any, most: Any, *sampling: Any, **until: Any) -> list[Output]:
         asked["rehearsal" if sampling else "exam"].append([list(p) for p in prompts])
-        return generate(self, prompts, most, *sampling)
+        return generate(self, prompts, most, *sampling, **until)
 
     monkeypatch.setattr(Decoder, "generate", noted)
     arms = {

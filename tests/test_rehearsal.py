@@ -9,13 +9,14 @@ import tiny
 from conftest import teach
 
 from continual.chat import Chat
-from continual.decode import Output, Sampling
 from continual.rehearse import text
 from continual.rehearse.budget import cue_of, quotas
 from continual.rehearse.check import Draft, rejection
 from continual.rehearse.writer import ModelWriter, RealWriter
+from continual.request import Output
 from continual.runs import read_json
 from continual.sample import Message, Sample
+from continual.sampling import Sampling
 
 SIZES = {"sst": 6920, "srl": 6414, "woz": 2536}
 
@@ -93,7 +94,7 @@ def write(monkeypatch: pytest.MonkeyPatch, script: list[str], wanted: int, **mor
     writer = ModelWriter(
         chat, {"t": "t"}, {"t": ()}, sampling=Sampling(1.0), max_new_tokens=9, batch_tokens=99, **settings
     )
-    return writer.write(None, "t", wanted, seed=0), scripted
+    return writer.write(None, {"t": wanted}, seed=0)["t"], scripted
 
 
 def good(n: int) -> str:
@@ -119,10 +120,21 @@ def test_lamol_draws_once_and_keeps_duplicates(monkeypatch: pytest.MonkeyPatch) 
     assert [s.reason for s in samples] == [None, None, "parses"]
 
 
+def test_all_tasks_are_written_in_one_batch_and_each_as_if_alone() -> None:
+    chat, model = Chat(tiny.tokenizer()), tiny.model().double()
+    tasks = ("sound", "legs", "say")
+    writer = ModelWriter(
+        chat, {t: t for t in tasks}, dict.fromkeys(tasks, ()), ALL, Sampling(1.0), True, 3, 20, batch_tokens=9999
+    )
+    together = writer.write(model, {"sound": 3, "legs": 5, "say": 1}, seed=4)
+    assert {task: len(samples) for task, samples in together.items()} == {"sound": 9, "legs": 15, "say": 3}
+    assert together["legs"] == writer.write(model, {"legs": 5}, seed=4)["legs"]
+
+
 def test_real_rows_are_stored_once_and_the_same_ones_come_back() -> None:
     rows = [Sample("t", (Message("user", str(i)), Message("assistant", "a"))) for i in range(50)]
     writer = RealWriter({"t": rows}, seed=0)
-    ten, four = writer.write(None, "t", 10, seed=1), writer.write(None, "t", 4, seed=2)
+    ten, four = (writer.write(None, {"t": n}, seed=n)["t"] for n in (10, 4))
     assert [s.messages for s in ten[:4]] == [s.messages for s in four]
 
 
@@ -182,5 +194,5 @@ def test_a_taught_model_rehearses_what_it_was_taught(template: bool) -> None:
     writer = ModelWriter(
         chat, {"t": "t"}, {"t": ()}, ("eos", "parses"), Sampling(1.0, top_k=20), False, 1, 40, batch_tokens=999
     )
-    samples = writer.write(model, "t", 8, seed=0)
+    samples = writer.write(model, {"t": 8}, seed=0)["t"]
     assert sum(s.reason is None and s.messages == taught.messages for s in samples) >= 6

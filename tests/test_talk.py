@@ -11,8 +11,8 @@ from rich.console import Console
 
 from continual import talk
 from continual.chat import Chat
-from continual.decode import Output
 from continual.errors import ContinualError
+from continual.request import Output
 from continual.sample import Message
 
 ARMS = {

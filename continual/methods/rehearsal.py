@@ -15,6 +15,7 @@ from continual.batch import Collate
 from continual.chat import Chat
 from continual.data import encode
 from continual.guard import guard
+from continual.plugin import LossPlugin
 from continual.rehearse import text
 from continual.rehearse.text import SURPLUS
 from continual.rehearse.writer import Writer
@@ -23,7 +24,6 @@ from continual.seeds import derive
 guard()
 
 from avalanche.benchmarks.utils import concat_datasets  # noqa: E402
-from avalanche.core import SupervisedPlugin  # noqa: E402
 
 
 def summary(before: str, task: str, wanted: int, samples: Sequence[text.Written], real: bool) -> dict[str, Any]:
@@ -43,7 +43,7 @@ def summary(before: str, task: str, wanted: int, samples: Sequence[text.Written]
 
 
 @dataclass(eq=False)
-class RehearsalPlugin(SupervisedPlugin):
+class RehearsalPlugin(LossPlugin):
     """Adds rehearsed samples of all earlier tasks to the data of the current one.
 
     The hook is `after_train_dataset_adaptation`: in `before_training_exp` the data loader already exists.
@@ -86,21 +86,24 @@ class RehearsalPlugin(SupervisedPlugin):
         new, old = self.order[number], self.order[:number]
         self.generated_tokens, self.told = 0, []
         parts = [strategy.adapted_dataset]
-        for task, wanted in self.quotas(new, old).items() if old else ():
-            written = self._written(strategy.lm, number, task, wanted)
+        wanted = self.quotas(new, old) if old else {}
+        for task, written in self._written(strategy.lm, number, wanted).items():
             self.generated_tokens += sum(s.tokens for s in written)
-            self._tell(summary(new, task, wanted, written, self.real))
+            self._tell(summary(new, task, wanted[task], written, self.real))
             samples = text.kept(task, written, self.choices[task], self.delimiters[task])
             if samples:
                 parts.append(encode(samples, self.chat, self.max_length, self.labels[task], self.collate))
         if len(parts) > 1:
             strategy.adapted_dataset = concat_datasets(parts)
 
-    def _written(self, model: Any, number: int, task: str, wanted: int) -> list[text.Written]:
-        path = self.folder / f"{number + 1}-{task}.jsonl"
-        if not path.exists():
-            text.save(path, self.writer.write(model, task, wanted, derive(self.seed, number, "rehearse")))
-        return text.load(path)
+    def _written(self, model: Any, number: int, wanted: Mapping[str, int]) -> dict[str, list[text.Written]]:
+        paths = {task: self.folder / f"{number + 1}-{task}.jsonl" for task in wanted}
+        if not all(path.exists() for path in paths.values()):
+            # Text of some tasks may be there after a stop. All is written again: what comes out of one decoding call
+            # is the same only if it is the same call.
+            for task, samples in self.writer.write(model, wanted, derive(self.seed, number, "rehearse")).items():
+                text.save(paths[task], samples)
+        return {task: text.load(path) for task, path in paths.items()}
 
     def _tell(self, told: dict[str, Any]) -> None:
         self.told.append(told)

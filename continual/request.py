@@ -1,0 +1,93 @@
+"""What is asked of the decoding engine, and what comes back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+
+from continual.sampling import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt, and how it is to be continued."""
+
+    prompt: Sequence[int]
+    max_new_tokens: int
+    sampling: Sampling = Sampling()
+    seed: int | None = None
+    """Needed where something is drawn."""
+    skip_stops: int = 0
+    """This many stop tokens do not end it (in many chat templates a prompt ends with the same token as an answer,
+    and rehearsal writes both)."""
+    until: tuple[str, ...] = ()
+    """Texts that end it as well."""
+    adapter: str | None = None
+    """Who answers; see `RowAdapters`."""
+
+
+@dataclass(frozen=True)
+class Event:
+    """One new token of one request."""
+
+    number: int
+    """What `Decoder.add` returned."""
+    id: int
+    done: bool
+    """Whether it is the last one."""
+    finished: bool
+    """Whether it ended by itself, in a stop token or text."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """What one prompt was continued with."""
+
+    ids: tuple[int, ...]
+    """Without the prompt; the stop token is the last one where there is one."""
+    finished: bool
+    """Whether it ended in a stop token or text, not at the length limit."""
+
+
+class RowAdapters(Protocol):
+    """Adapters that are chosen per row of a batch, as data."""
+
+    def use(self, names: Sequence[str | None]) -> None:
+        """Called before every forward pass with the adapter of each of its rows; None is the base model."""
+
+
+@dataclass(eq=False)
+class Row:
+    """A request at work."""
+
+    number: int
+    request: Request
+    start: int
+    """The column of its first token."""
+    draws: np.ndarray | None
+    skips: int
+    ids: list[int] = field(default_factory=list)
+    gone: bool = False
+    """Whether it has ended or was cancelled; its place is filled before the next step."""
+
+    @property
+    def left(self) -> int:
+        """The most tokens that are still to come."""
+        return self.request.max_new_tokens - len(self.ids)
+
+    @property
+    def newest(self) -> int:
+        return self.ids[-1] if self.ids else self.request.prompt[-1]
+
+
+def beginning(*prompts: Sequence[int]) -> Sequence[int]:
+    """What all prompts begin with."""
+    low, high = (
+        min(map(tuple, prompts)),
+        max(map(tuple, prompts)),
+    )  # in the order of a dictionary these two differ first
+    same = next((n for n, (a, b) in enumerate(zip(low, high, strict=False)) if a != b), min(len(low), len(high)))
+    return low[:same]
