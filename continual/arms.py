@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.curriculum import labels_of
-from continual.decode import Sampling
 from continual.learn import Hyperparameters
 from continual.material import Material
 from continual.methods.rehearsal import RehearsalPlugin
@@ -17,6 +16,7 @@ from continual.record import Record
 from continual.rehearse.budget import cue_of, quotas
 from continual.rehearse.writer import ModelWriter, RealWriter, Writer
 from continual.sample import Sample
+from continual.sampling import Sampling
 from continual.seeds import derive
 from continual.settings import Rehearsal, Training
 from continual.teach import Teaching, multitask, sequential, specialists
@@ -48,6 +48,8 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         cue_dropout=arm.rehearsal.cue_dropout if arm.rehearsal is not None else 0.0,
         mixed_precision="bf16" if training.bf16 else "no",
         save_steps=training.save_steps,
+        gradient_checkpointing=training.gradient_checkpointing,
+        torch_compile=training.torch_compile,
     )
     if arm.teach == "specialists":
         specialists(material, record, own, teaching, teller)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 if TYPE_CHECKING:
     import torch
@@ -28,8 +30,8 @@ class LMBatch:
     """(N,) float32: 1 where the answer loss falls, over the N supervised positions in reading order"""
     cued: torch.Tensor
     """(N,) float32: 1 where the sample loss falls"""
-    tokens: int
-    """Real tokens, padding not counted."""
+    lengths: list[int]
+    """Real tokens of each row, padding not counted."""
     earlier: list[tuple[LMBatch, torch.Tensor]] = field(default_factory=list)
     """The micro-batches before this one that belong to the same optimizer step, each with its y."""
 
@@ -48,14 +50,34 @@ class LMBatch:
             move(self.supervised),
             move(self.answer),
             move(self.cued),
-            self.tokens,
+            self.lengths,
             [(batch._map(move), move(y)) for batch, y in self.earlier],
         )
+
+    @property
+    def tokens(self) -> int:
+        """Real tokens of all rows."""
+        return sum(self.lengths)
 
     @property
     def step(self) -> list[LMBatch]:
         """All micro-batches of this optimizer step, this one last."""
         return [*(batch for batch, _ in self.earlier), self]
+
+    def split(self, y: torch.Tensor, parts: int) -> list[tuple[LMBatch, torch.Tensor]]:
+        """These rows, without `earlier`, in at most so many batches of about equal size, each with its y, (N,)."""
+        rows = -(-len(self) // parts)
+        starts = range(0, len(self), rows)
+        # Supervised positions are in reading order: each batch has its own stretch of them.
+        positions = [int(self.supervised[i : i + rows].sum()) for i in starts]
+        of_each = zip(y.split(positions), self.answer.split(positions), self.cued.split(positions), strict=True)
+        cut = []
+        for i, (own_y, answer, cued) in zip(starts, of_each, strict=True):
+            lengths = self.lengths[i : i + rows]
+            ids = self.input_ids[i : i + rows, : max(lengths)]
+            supervised = self.supervised[i : i + rows, : max(lengths) - 1]
+            cut.append((LMBatch(ids, supervised, answer, cued, lengths), own_y))
+        return cut
 
 
 Triple = tuple[LMBatch, "torch.Tensor", "torch.Tensor"]
@@ -81,38 +103,44 @@ class Collate:
     pad_id: int
     passes: Passes = "one"
 
-    def __call__(self, rows: Sequence[dict[str, Any]]) -> Triple:
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Triple:
         import torch
 
         written = [w for row in rows for w in self._written(row)]
-        longest = max(len(ids) for ids, *_ in written)
-        ids = torch.full((len(written), longest), self.pad_id, dtype=torch.long)
-        answer = torch.zeros(len(written), longest)
-        cued = torch.zeros(len(written), longest)
-        task = torch.zeros(len(written), dtype=torch.long)
-        for i, (row_ids, row_answer, row_cued, label) in enumerate(written):
-            n = len(row_ids)
-            ids[i, :n] = torch.tensor(row_ids)
-            answer[i, :n] = torch.tensor(row_answer, dtype=torch.float)
-            cued[i, :n] = torch.tensor(row_cued, dtype=torch.float)
-            task[i] = label
+        lengths = [len(head) + len(row["input_ids"]) for head, row, *_ in written]
+        shape = (len(written), max(lengths))
+        ids = np.full(shape, self.pad_id, dtype=np.int64)
+        answer, cued = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
+        task = np.zeros((len(written), 1), dtype=np.int64)
+        for i, (head, row, bears_answer, bears_sample) in enumerate(written):
+            start, end = len(head), lengths[i]
+            ids[i, :start] = head
+            ids[i, start:end] = row["input_ids"]
+            if bears_answer:
+                answer[i, start:end] = row["answer"]
+            if bears_sample:
+                cued[i, start:end] = 1
+            task[i] = row["targets_task_labels"]
         # The first token is never predicted; position p stands for token p + 1 from here on.
         answer, cued = answer[:, 1:], cued[:, 1:]
         supervised = (answer + cued) > 0
-        y = ids[:, 1:][supervised]
-        t = task[:, None].expand_as(supervised)[supervised]
-        tokens = sum(len(row_ids) for row_ids, *_ in written)
-        return LMBatch(ids, supervised, answer[supervised], cued[supervised], tokens), y, t
+        y = torch.from_numpy(ids[:, 1:][supervised])
+        t = torch.from_numpy(np.broadcast_to(task, supervised.shape)[supervised])
+        x = LMBatch(
+            torch.from_numpy(ids),
+            torch.from_numpy(supervised),
+            torch.from_numpy(answer[supervised]),
+            torch.from_numpy(cued[supervised]),
+            lengths,
+        )
+        return x, y, t
 
-    def _written(self, row: dict[str, Any]) -> list[tuple[list[int], list[int], list[int], int]]:
-        label, body, answer = row["targets_task_labels"], row["input_ids"], row["answer"]
-        bos = list(self.bos_ids)
-        none = [0] * len(body)
-        bare = (bos + body, [0] * len(bos) + answer, [0] * len(bos) + none, label)
+    def _written(self, row: Mapping[str, Any]) -> list[tuple[Sequence[int], Mapping[str, Any], bool, bool]]:
+        """What stands before a row each time it is written, and whether it then bears answer and sample loss."""
+        bare = (self.bos_ids, row, True, False)
         if not row.get("cue"):
             return [bare]
-        head = bos + self.cues[label]
-        quiet = [0] * len(head)
+        head = [*self.bos_ids, *self.cues[row["targets_task_labels"]]]
         if self.passes == "two":
-            return [bare, (head + body, quiet + none, quiet + [1] * len(body), label)]
-        return [(head + body, quiet + answer, quiet + [1] * len(body), label)]
+            return [bare, (head, row, False, True)]
+        return [(head, row, True, True)]

@@ -7,17 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from continual.guard import guard
+import torch
+from safetensors.torch import load_file, save_file
+
+from continual.plugin import LossPlugin
 from continual.runs import read_json, remove_folder, write_folder, write_json
 
-guard()
 
-import torch  # noqa: E402
-from avalanche.core import SupervisedPlugin  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-
-
-class CheckpointPlugin(SupervisedPlugin):
+class CheckpointPlugin(LossPlugin):
     """Saves every `save_steps` optimizer steps, and goes on from the newest checkpoint of an experience.
 
     Random draws need no saving: each step derives its own from its number.
@@ -64,6 +61,7 @@ def store(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
     state = {
         "step": strategy.step,
         "train_tokens": strategy.train_tokens,
+        "halvings": strategy.halvings,
         "seconds": time.perf_counter() - strategy.started,
         "groups": optimizer["param_groups"],
         "schedule": schedule,
@@ -86,6 +84,7 @@ def restore(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
     strategy.optimizer.load_state_dict({"state": moments, "param_groups": state["groups"]})
     strategy.schedule.load_state_dict({**state["schedule"], "lr_lambdas": [None] * len(state["groups"])})
     strategy.step, strategy.train_tokens = state["step"], state["train_tokens"]
+    strategy.halvings = state["halvings"]
     strategy.started -= state["seconds"]
     for plugin, saved in zip(plugins, state["plugins"], strict=True):
         plugin.load_state_dict(saved)

@@ -1,13 +1,14 @@
-"""A curriculum of tasks as an Avalanche benchmark: train, dev and test streams, one experience per task."""
+"""A curriculum of tasks as an Avalanche benchmark: one experience per task."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from continual.batch import Collate
 from continual.chat import Chat
-from continual.data import encode
+from continual.data import Rows, dataset, room
 from continual.guard import guard
 from continual.sample import Sample
 
@@ -15,24 +16,36 @@ Splits = Mapping[str, Mapping[str, Sequence[Sample]]]
 """Task name -> split ("train", "dev", "test") -> samples."""
 
 
-def benchmark(order: Sequence[str], samples: Splits, chat: Chat, collate: Collate, max_length: int) -> Any:
+_ROWS: WeakKeyDictionary[Chat, dict[tuple[int, int], tuple[Sequence[Sample], Rows]]] = WeakKeyDictionary()
+"""What was encoded by each chat form: (which samples, most tokens) -> those samples, and their rows."""
+
+
+def benchmark(
+    order: Sequence[str],
+    samples: Splits,
+    chat: Chat,
+    collate: Collate,
+    max_length: int,
+    splits: Sequence[str] = ("train",),
+) -> Any:
     """The tasks in order, one experience each.
 
     Args:
         order: names of the tasks as they are taught; a task's label is its place in `samples`.
         samples: real samples of every task and split.
         max_length: the most tokens of a row.
+        splits: which streams are wanted, for Avalanche's own evaluation say.
 
     Returns:
-        An Avalanche `CLScenario` with `train_stream`, `dev_stream` and `test_stream`.
+        An Avalanche `CLScenario` with `train_stream`, or whichever `splits` name.
     """
     guard()
     from avalanche.benchmarks import benchmark_from_datasets
 
     labels = labels_of(samples)
     streams = {
-        split: [encode(samples[task][split], chat, max_length, labels[task], collate) for task in order]
-        for split in ("train", "dev", "test")
+        split: [dataset(rows_of(samples[t][split], chat, collate, max_length), labels[t], collate) for t in order]
+        for split in splits
     }
     return benchmark_from_datasets(**streams)
 
@@ -45,24 +58,32 @@ def joint(
     max_length: int,
     times: Mapping[str, int],
 ) -> Any:
-    """All tasks as one experience: the upper bound's curriculum.
+    """All tasks as one experience, in `train_stream`: the upper bound's curriculum.
 
     Args:
-        times: how often the training rows of a task come in one epoch, where tasks are taught unequally long.
+        times: how often the rows of a task come in one epoch, where tasks are taught unequally long.
     """
     guard()
     from avalanche.benchmarks import benchmark_from_datasets
     from avalanche.benchmarks.utils import concat_datasets
 
     labels = labels_of(samples)
-    streams = {}
-    for split in ("train", "dev", "test"):
-        parts = []
-        for task in order:
-            part = encode(samples[task][split], chat, max_length, labels[task], collate)
-            parts += [part] * (times[task] if split == "train" else 1)
-        streams[split] = [concat_datasets(parts)]
-    return benchmark_from_datasets(**streams)
+    parts = []
+    for task in order:
+        rows = rows_of(samples[task]["train"], chat, collate, max_length)
+        parts += [dataset(rows, labels[task], collate)] * times[task]
+    return benchmark_from_datasets(train=[concat_datasets(parts)])
+
+
+def rows_of(samples: Sequence[Sample], chat: Chat, collate: Collate, max_length: int) -> Rows:
+    """Encoded samples; the same ones in another arm are not encoded again."""
+    space = room(max_length, collate)
+    known = _ROWS.setdefault(chat, {})
+    # Beside its rows, a list of samples stays alive: no other one can get its id.
+    key = (id(samples), space)
+    if key not in known:
+        known[key] = (samples, Rows(chat.encode(sample, space) for sample in samples))
+    return known[key][1]
 
 
 def labels_of(samples: Splits) -> dict[str, int]:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from continual.batch import Collate, Triple
-from continual.chat import Chat
+from continual.chat import Chat, Encoded
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.sample import Sample
@@ -17,31 +19,102 @@ from continual.seeds import derive
 if TYPE_CHECKING:
     from avalanche.benchmarks.utils import AvalancheDataset
 
+T = TypeVar("T")
+
+CPU_PASS, GPU_PASS = 64, 1024
+"""What one more forward and backward pass costs, in tokens of padding that take as long. The first is the best of
+0 to 256 on models of one and four million parameters; the second is an estimate, for kernels that must be launched."""
+
+
+class Rows(Sequence[dict[str, Any]]):
+    """Encoded samples, five bytes a token: row i is a dict of `input_ids` and `answer`, arrays of equal length."""
+
+    def __init__(self, encoded: Iterable[Encoded]) -> None:
+        ids, answer, self.lengths = array("i"), array("b"), array("i")
+        for one in encoded:
+            ids.extend(one.input_ids)
+            answer.extend(one.answer)
+            self.lengths.append(len(one.input_ids))
+        self._ids, self._answer = np.array(ids, dtype=np.int32), np.array(answer, dtype=np.int8)
+        self._ends = np.cumsum(self.lengths, dtype=np.int64).tolist()
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: Any) -> Any:
+        end = self._ends[index]
+        row = slice(end - self.lengths[index], end)
+        return {"input_ids": self._ids[row], "answer": self._answer[row]}
+
 
 def encode(samples: Sequence[Sample], chat: Chat, max_length: int, label: int, collate: Collate) -> AvalancheDataset:
-    """Encode samples of one task into an Arrow table inside an Avalanche data set.
+    """Encode samples of one task into an Avalanche data set.
 
     Args:
         max_length: the most tokens of a row, its cue included.
         label: the task's number in the curriculum, given to every supervised token.
+
+    Raises:
+        ContinualError: the cue leaves no room.
     """
+    space = room(max_length, collate)
+    return dataset(Rows(chat.encode(sample, space) for sample in samples), label, collate)
+
+
+def room(max_length: int, collate: Collate) -> int:
+    """The most tokens of a sample without its cue.
+
+    Raises:
+        ContinualError: the cue leaves too few.
+    """
+    left = max_length - len(collate.bos_ids) - max((len(ids) for ids in collate.cues.values()), default=0)
+    if left < 8:
+        raise ContinualError(f"training.max_length: {max_length} tokens leave no room beside the cue of a sample")
+    return left
+
+
+def dataset(rows: Rows, label: int, collate: Collate) -> AvalancheDataset:
+    """Rows of one task as an Avalanche data set, with the attributes `targets_task_labels` and `row_length`."""
     guard()
     from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
-    from datasets import Dataset
 
-    room = max_length - len(collate.bos_ids) - max((len(ids) for ids in collate.cues.values()), default=0)
-    if room < 8:
-        raise ContinualError(f"training.max_length: {max_length} tokens leave no room beside the cue of a sample")
-    encoded = [chat.encode(sample, room) for sample in samples]
-    rows = Dataset.from_dict(
-        {
-            "input_ids": [e.input_ids for e in encoded],
-            "answer": [e.answer for e in encoded],
-            "length": [len(e.input_ids) for e in encoded],
-        }
-    )
     labels = DataAttribute(ConstantSequence(label, len(rows)), "targets_task_labels", use_in_getitem=True)
-    return AvalancheDataset([rows], data_attributes=[labels], collate_fn=collate)
+    # As an attribute, lengths can be read without the rows, of parts and sums of data sets too.
+    lengths = DataAttribute(rows.lengths, "row_length")
+    return AvalancheDataset([rows], data_attributes=[labels, lengths], collate_fn=collate)
+
+
+def ahead(items: Iterable[T]) -> Generator[T]:
+    """The same items in the same order; while one is in use, a thread makes the next.
+
+    Close it (`contextlib.closing`) where it may not be read to its end: the thread then ends too.
+    """
+    rest, end = iter(items), object()
+    with ThreadPoolExecutor(1, thread_name_prefix="next-batch") as thread:
+        following: Any = thread.submit(next, rest, end)
+        while (item := following.result()) is not end:
+            following = thread.submit(next, rest, end)
+            yield item
+
+
+def cuts(lengths: np.ndarray, pass_tokens: int) -> list[int]:
+    """Where to cut rows, sorted by length, so that padding and forward passes together cost least.
+
+    Args:
+        lengths: tokens of each row, (rows,), ascending.
+        pass_tokens: what a pass costs, in tokens.
+    """
+    # least[n]: the cost of the first n rows, the last batch of which begins at row begin[n].
+    least, begin = np.zeros(len(lengths) + 1), np.zeros(len(lengths) + 1, dtype=np.int64)
+    for end in range(1, len(lengths) + 1):
+        cost = least[:end] + pass_tokens + lengths[end - 1] * np.arange(end, 0, -1)
+        begin[end] = cost.argmin()
+        least[end] = cost[begin[end]]
+    found, at = [], int(begin[-1])
+    while at > 0:
+        found.append(at)
+        at = int(begin[at])
+    return found[::-1]
 
 
 class TokenBatches:
@@ -54,11 +127,12 @@ class TokenBatches:
     steps, on any number of ranks.
 
     Args:
-        dataset: rows as `encode` makes them.
+        dataset: as `encode` makes it, or several such one after another.
         tokens_per_batch: tokens of a step on one rank; or None with
         rows_per_batch: rows of a micro-batch, `accumulation` of which make a step on one rank.
         cue_dropout: the share of rows that go without their cue.
         whole: one forward per step, padded, for plugins that must see the output of a whole step.
+        pass_tokens: what one more micro-batch costs, in tokens.
         rank, ranks: this process takes every `ranks`-th row of each step.
     """
 
@@ -73,6 +147,7 @@ class TokenBatches:
         accumulation: int = 1,
         cue_dropout: float = 0.5,
         whole: bool = False,
+        pass_tokens: int = CPU_PASS,
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -83,20 +158,22 @@ class TokenBatches:
             accumulation,
         )
         self.cue_dropout, self.whole, self.rank, self.ranks = cue_dropout, whole, rank, ranks
+        self.pass_tokens = pass_tokens
         self.epoch = 0
         self.skip = 0
         """Steps of the next epoch that were taken before, by a run that was stopped."""
-        rows = [dataset[i] for i in range(len(dataset))]
-        self._bare = np.array([row["length"] for row in rows], dtype=np.int64) + len(collate.bos_ids)
-        self._cue = np.array([len(collate.cues.get(row["targets_task_labels"], [])) for row in rows], dtype=np.int64)
+        rows = len(dataset)
+        self._bare = np.fromiter(dataset.row_length, np.int64, rows) + len(collate.bos_ids)
+        cues = {label: len(ids) for label, ids in collate.cues.items()}
+        self._cue = np.fromiter((cues.get(label, 0) for label in dataset.targets_task_labels), np.int64, rows)
         # The number of steps is the same in every epoch, so that a schedule knows its end before the first
         # one.
         if rows_per_batch is not None:
-            self._steps = int(np.ceil(len(rows) / (rows_per_batch * accumulation * ranks)))
+            self._steps = int(np.ceil(rows / (rows_per_batch * accumulation * ranks)))
         else:
             assert tokens_per_batch is not None
-            expected = self._tokens(np.full(len(rows), 1 - cue_dropout)).sum()
-            self._steps = min(len(rows), int(np.ceil(expected / (tokens_per_batch * ranks))))
+            expected = self._tokens(np.full(rows, 1 - cue_dropout)).sum()
+            self._steps = min(rows, int(np.ceil(expected / (tokens_per_batch * ranks))))
 
     def __len__(self) -> int:
         return self._steps
@@ -128,21 +205,14 @@ class TokenBatches:
         return np.split(order, bounds), cued
 
     def _micro_batches(self, rows: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-        """Cut this rank's rows of a step, sorted by length, where padding would begin to cost."""
+        """This rank's rows of a step, sorted by length and cut."""
         rows = rows[np.argsort(lengths[rows], kind="stable")]
         mine = rows[self.rank :: self.ranks] if len(rows) >= self.ranks else rows[:1]
         if self.whole:
             return [mine]
         if self.rows_per_batch is not None:
             return [mine[i : i + self.rows_per_batch] for i in range(0, len(mine), self.rows_per_batch)]
-        cuts, start = [], 0
-        for end in range(1, len(mine)):
-            longest, real = lengths[mine[end]], lengths[mine[start : end + 1]].sum()
-            # A forward pass of few rows costs more than the padding that it saves.
-            if end - start >= 8 and len(mine) - end >= 8 and longest * (end + 1 - start) > 1.15 * real:
-                cuts.append(end)
-                start = end
-        return np.split(mine, cuts)
+        return np.split(mine, cuts(lengths[mine], self.pass_tokens))
 
     def __iter__(self) -> Iterator[Triple]:
         steps, cued = self._epoch_steps(self.epoch)

@@ -6,26 +6,34 @@ inside `forward`, so that every hook fires once per step and sees the whole grad
 
 from __future__ import annotations
 
+import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
-from continual.batch import Collate, LMBatch
-from continual.data import TokenBatches
+from continual import crossentropy
+from continual.batch import Collate, LMBatch, Triple
+from continual.data import CPU_PASS, GPU_PASS, TokenBatches, ahead
+from continual.errors import ContinualError
 from continual.guard import guard
-from continual.model import CausalLM
+from continual.model import CausalLM, check_compiler, compiled
+from continual.plugin import LossPlugin
 from continual.seeds import derive
 
 guard()
 
 import torch  # noqa: E402
-import torch.nn.functional as F  # noqa: E402
 from accelerate import Accelerator  # noqa: E402
 from avalanche.training.plugins import EvaluationPlugin  # noqa: E402
+from avalanche.training.plugins.clock import Clock  # noqa: E402
 from avalanche.training.templates import SupervisedTemplate  # noqa: E402
+from avalanche.training.templates.base_sgd import PeriodicEval  # noqa: E402
 from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -74,6 +82,10 @@ class CausalLMTemplate(SupervisedTemplate):
         accelerator: carries precision and distribution.
         plugins: Avalanche plugins.
         evaluator: Avalanche's metrics, or None.
+        torch_compile: run the layers compiled while they are trained.
+
+    Raises:
+        ContinualError: nothing can be compiled here.
     """
 
     def __init__(
@@ -89,6 +101,7 @@ class CausalLMTemplate(SupervisedTemplate):
         plugins: Sequence[Any] = (),
         evaluator: EvaluationPlugin | None = None,
         eval_every: int = -1,
+        torch_compile: bool = False,
     ) -> None:
         self.accelerator = accelerator or Accelerator()
         self.hyperparameters = hyperparameters
@@ -101,6 +114,11 @@ class CausalLMTemplate(SupervisedTemplate):
         """When this experience was begun, by `time.perf_counter`; earlier by what was done before a stop."""
         self.one_forward = False
         """Set by a plugin that must see the output of a whole step at once."""
+        self.halvings = 0
+        """How often the micro-batches of this experience were halved, because they did not fit into memory."""
+        self.torch_compile = torch_compile
+        if torch_compile:
+            check_compiler(self.accelerator.device)
         super().__init__(
             model=self.accelerator.prepare_model(model),
             # Avalanche wants an optimizer from the start; each experience gets its own below.
@@ -117,6 +135,12 @@ class CausalLMTemplate(SupervisedTemplate):
     def lm(self) -> Any:
         """The transformers (or PEFT) model inside."""
         return self.accelerator.unwrap_model(self.model).inner
+
+    @property
+    def output_is_read(self) -> bool:
+        """Whether a metric or a plugin may read `mb_output`; if none does, it is the loss and not the logits."""
+        quiet = (LossPlugin, EvaluationPlugin, PeriodicEval, Clock)
+        return bool(self.evaluator.metrics) or not all(isinstance(plugin, quiet) for plugin in self.plugins)
 
     @property
     def settings(self) -> Hyperparameters:
@@ -147,6 +171,7 @@ class CausalLMTemplate(SupervisedTemplate):
             accumulation=settings.gradient_accumulation_steps,
             cue_dropout=self.cue_dropout,
             whole=self.one_forward,
+            pass_tokens=CPU_PASS if self.device.type == "cpu" else GPU_PASS,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
         )
@@ -155,7 +180,7 @@ class CausalLMTemplate(SupervisedTemplate):
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
         """A fresh optimizer and schedule for each experience, over the trainable parameters only."""
         settings = self.settings
-        self.step = self.train_tokens = 0
+        self.step = self.train_tokens = self.halvings = 0
         decay = [p for p in self.model.parameters() if p.ndim >= 2]
         rest = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -172,25 +197,73 @@ class CausalLMTemplate(SupervisedTemplate):
         """All epochs of an experience, from step `self.step` on (0, or where a checkpoint left off)."""
         per_epoch = len(self.dataloader)
         first, self.dataloader.skip = divmod(self.step, per_epoch)
-        for epoch in range(first, self.train_epochs):
-            self.dataloader.epoch = epoch
-            self._before_training_epoch(**kwargs)
-            if self._stop_training:
-                self._stop_training: bool = False
-                break
-            self.training_epoch(**kwargs)
-            self._after_training_epoch(**kwargs)
+        with compiled(self.lm) if self.torch_compile else nullcontext():
+            for epoch in range(first, self.train_epochs):
+                self.dataloader.epoch = epoch
+                self._before_training_epoch(**kwargs)
+                if self._stop_training:
+                    self._stop_training: bool = False
+                    break
+                self.training_epoch(**kwargs)
+                self._after_training_epoch(**kwargs)
 
     def training_epoch(self, **kwargs: Any) -> None:
         """SupervisedTemplate's epoch, with the random state of each step derived from its number."""
-        for mbatch in self.dataloader:
-            if self._stop_training:
-                break
-            self.mbatch = mbatch
-            # Dropout draws from torch's global state. Set anew at each step, it is the same after a resume.
-            torch.manual_seed(derive(self.seed, self.experience.current_experience, self.step, "step"))
-            self._unpack_minibatch()
-            self._before_training_iteration(**kwargs)
+        with closing(ahead(self._batches())) as batches:
+            for mbatch in batches:
+                if self._stop_training:
+                    break
+                self.mbatch: Any = mbatch
+                self._seed_step()
+                self._unpack_minibatch()
+                self._before_training_iteration(**kwargs)
+                self._compute_gradient(**kwargs)
+                self._before_update(**kwargs)
+                self.optimizer_step()
+                self._after_update(**kwargs)
+                self.step += 1
+                self.train_tokens += sum(batch.tokens for batch in self.mb_x.step) * self.accelerator.num_processes
+                self._after_training_iteration(**kwargs)
+
+    def _batches(self) -> Iterator[Triple]:
+        """The steps of an epoch, in memory from which a GPU fetches by itself."""
+        for x, y, t in self.dataloader:
+            yield (x.pin_memory(), y.pin_memory(), t.pin_memory()) if self.device.type == "cuda" else (x, y, t)
+
+    def _seed_step(self) -> None:
+        # Dropout draws from torch's global state. Set anew at each step, it is the same after a resume.
+        torch.manual_seed(derive(self.seed, self.experience.current_experience, self.step, "step"))
+
+    def _unpack_minibatch(self) -> None:
+        super()._unpack_minibatch()
+        if self.is_training:
+            x, y, t = self.mbatch
+            self._whole: Triple = (x, y, t)
+            self._cut()
+
+    def _compute_gradient(self, **kwargs: Any) -> None:
+        """Forward and backward; where memory does not suffice, again with micro-batches of half the rows.
+
+        The gradient stays the same, for the loss is a sum over positions. Hooks from `before_forward` to
+        `after_backward` fire again.
+
+        Raises:
+            ContinualError: a micro-batch cannot be halved.
+        """
+        before = self.halvings
+        while not self._fits(**kwargs):
+            self._halve()
+        if self.halvings > before:
+            rows = max(len(batch) for batch in self.mb_x.step)
+            log.warning(
+                "out of memory: this task goes on with micro-batches of half the rows (now %d); its batches stay the "
+                "same",
+                rows,
+            )
+
+    def _fits(self, **kwargs: Any) -> bool:
+        """Compute the gradient of the step; false if memory does not suffice."""
+        try:
             self.optimizer.zero_grad()
             self.loss = self._make_empty_loss()
             self._before_forward(**kwargs)
@@ -200,29 +273,70 @@ class CausalLMTemplate(SupervisedTemplate):
             self._before_backward(**kwargs)
             self.backward()
             self._after_backward(**kwargs)
-            self._before_update(**kwargs)
-            self.optimizer_step()
-            self._after_update(**kwargs)
-            self.step += 1
-            self.train_tokens += sum(batch.tokens for batch in self.mb_x.step) * self.accelerator.num_processes
-            self._after_training_iteration(**kwargs)
+        except torch.OutOfMemoryError:
+            return False
+        return True
+
+    def _halve(self) -> None:
+        """Let go of what a failed attempt left in memory, and cut the micro-batches of this experience in two."""
+        self.loss = self.mb_output = self._earlier_loss = self._make_empty_loss()
+        self.optimizer.zero_grad()
+        longest = max(max(batch.lengths) for batch in self.mb_x.step)
+        if all(len(batch) == 1 for batch in self.mb_x.step):
+            raise ContinualError(
+                f"training.max_length: out of memory with a single row of {longest} tokens; lower it, or set "
+                "training.gradient_checkpointing: true or training.bf16: true, or take a smaller model"
+            )
+        if self.one_forward:
+            raise ContinualError(
+                "training.tokens_per_batch: out of memory, and a plugin needs each batch whole; lower it"
+            )
+        if self.accelerator.num_processes > 1:
+            # The other processes have room, and wait for this one's gradient.
+            raise ContinualError(
+                "training: out of memory on one of several processes; lower tokens_per_batch or "
+                "per_device_train_batch_size"
+            )
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+        self.halvings += 1
+        self._cut()
+        self._seed_step()
+
+    def _cut(self) -> None:
+        """Make the micro-batches of this step as small as memory asks for."""
+        x, y, t = self._whole
+        if self.halvings:
+            of_step = [*x.earlier, (x, y)]
+            earlier = [part for batch, labels in of_step for part in batch.split(labels, 2**self.halvings)]
+            x, y = earlier.pop()
+            x.earlier, t = earlier, t[len(t) - len(y) :]
+        self.mbatch = [x, y, t]
 
     def forward(self) -> torch.Tensor:
-        """Logits of the (last) micro-batch, (N, vocab); the others have then left their gradients behind."""
+        """What is made of the (last) micro-batch; the others have then left their gradients behind.
+
+        Logits, (N, vocab); in training, where nothing reads them, the loss instead.
+        """
         self._earlier_loss = self._make_empty_loss()
-        if self.is_training:
-            self._count_supervised()
-            for batch, y in self.mb_x.earlier:
-                loss = self._weighted(self.model(batch), y, batch)
-                self.accelerator.backward(loss)
-                self._earlier_loss = self._earlier_loss + loss.detach()
-        return self.model(self.mb_x)
+        if not self.is_training:
+            return self.model(self.mb_x)
+        self._count_supervised()
+        for batch, y in self.mb_x.earlier:
+            loss = self.model(batch, y, self._weight(batch))
+            self.accelerator.backward(loss)
+            self._earlier_loss = self._earlier_loss + loss.detach()
+        if self.output_is_read:
+            return self.model(self.mb_x)
+        return self.model(self.mb_x, self.mb_y, self._weight(self.mb_x))
 
     def criterion(self) -> torch.Tensor:
         """The loss of the (last) micro-batch; in evaluation, plain cross-entropy."""
-        if self.is_training:
-            return self._weighted(self.mb_output, self.mb_y, self.mb_x)
-        return super().criterion()
+        if not self.is_training:
+            return super().criterion()
+        if self.output_is_read:
+            return crossentropy.weighted(self.mb_output, self.mb_y, self._weight(self.mb_x))
+        return self.mb_output
 
     def _count_supervised(self) -> None:
         """The two denominators, over all micro-batches and ranks of this step."""
@@ -232,10 +346,10 @@ class CausalLMTemplate(SupervisedTemplate):
             counts = self.accelerator.reduce(counts, "sum") / self.accelerator.num_processes
         self._counts = counts.clamp(min=1)
 
-    def _weighted(self, logits: torch.Tensor, y: torch.Tensor, x: LMBatch) -> torch.Tensor:
+    def _weight(self, x: LMBatch) -> torch.Tensor:
+        """What each supervised position counts in the loss of the step, (N,)."""
         answers, cued = self._counts
-        weight = x.answer / answers + self.lm_lambda * x.cued / cued
-        return (F.cross_entropy(logits.float(), y, reduction="none") * weight).sum()
+        return x.answer / answers + self.lm_lambda * x.cued / cued
 
     def backward(self) -> None:
         self.accelerator.backward(self.loss.sum())

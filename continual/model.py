@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continual import crossentropy
 from continual.batch import LMBatch
 from continual.errors import ContinualError
 from continual.guard import guard
@@ -23,6 +28,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+
+CHUNK = 2**24
+"""The most logits that exist at a time where nothing needs all: 64 MiB in float32, and as much for their gradient."""
 
 
 def resolve(name: str) -> str:
@@ -139,6 +147,61 @@ def max_positions(name: str, trust_remote_code: bool = False) -> int:
     return next((int(limit) for limit in limits if limit is not None), sys.maxsize)
 
 
+def checkpoint_activations(model: Any) -> None:
+    """In training, keep only what enters each layer, and compute the rest again for the gradient.
+
+    Raises:
+        ContinualError: the architecture cannot do it.
+    """
+    try:
+        with warnings.catch_warnings():
+            # The new name of this method came after transformers 5.0.
+            warnings.filterwarnings("ignore", message="`gradient_checkpointing_enable` is deprecated")
+            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+    except ValueError as error:
+        raise ContinualError(f"training.gradient_checkpointing: {str(error).splitlines()[0]}") from error
+
+
+def check_compiler(device: torch.device) -> None:
+    """See that `torch.compile` works here, by compiling one addition.
+
+    Raises:
+        ContinualError: it does not, for lack of a C++ compiler above all.
+    """
+    try:
+        torch.compile(lambda x: x + 1)(torch.zeros(2, device=device))
+    # What is missing shows in many ways, from the compiler itself to a header that it does not find.
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0][:200]
+        raise ContinualError(
+            f"training.torch_compile: torch cannot compile here, which needs a C++ compiler such as g++ ({reason})"
+        ) from error
+
+
+@contextmanager
+def compiled(model: Any) -> Iterator[None]:
+    """While it lasts, each layer of a model runs compiled, for any number of rows and tokens.
+
+    Layer by layer, because equal layers share what is compiled; and not for longer, because decoding calls the
+    same layers with other shapes, and each would have to be compiled too.
+
+    Raises:
+        ContinualError: the model has no layers that could be told.
+    """
+    from transformers.modeling_layers import GradientCheckpointingLayer
+
+    layers = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if not layers:
+        raise ContinualError(f"training.torch_compile: {type(model).__name__} has no layers that can be compiled")
+    for layer in layers:
+        layer.compile(dynamic=True)
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer._compiled_call_impl = None
+
+
 class CausalLM(nn.Module):
     """What Avalanche takes for the model: an `LMBatch` in, logits at its supervised positions out, shape (N,
     vocab).
@@ -154,6 +217,7 @@ class CausalLM(nn.Module):
         super().__init__()
         self.inner = inner
         self._rows: torch.Tensor | None = None
+        self._chunkable: bool | None = None
         head = inner.get_output_embeddings()
         if head is None:
             raise ContinualError(f"{type(inner).__name__} has no output embeddings: it is no causal language model")
@@ -165,13 +229,78 @@ class CausalLM(nn.Module):
         hidden = args[0]
         return (hidden[:, :-1][self._rows].unsqueeze(0), *args[1:])
 
-    def forward(self, x: LMBatch) -> torch.Tensor:
+    def forward(self, x: LMBatch, y: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits, (N, vocab); or, given the right tokens and their weights, (N,) each, the weighted loss.
+
+        The loss of more than `CHUNK` logits is computed in chunks.
+        """
+        if y is None or weight is None:
+            return self._logits(x)
+        vocab = self.inner.get_output_embeddings().weight.shape[0]
+        if len(y) * vocab > CHUNK and self._can_chunk(x):
+            hidden, output = self._decoded(x)
+            logits_of = partial(self._after_decoder, output)
+            return crossentropy.chunked(logits_of, hidden, y, weight, self._tail(), max(1, CHUNK // vocab))
+        return crossentropy.weighted(self._logits(x), y, weight)
+
+    def _logits(self, x: LMBatch) -> torch.Tensor:
         self._rows = x.supervised
         try:
             logits = self.inner(input_ids=x.input_ids, use_cache=False).logits
         finally:
             self._rows = None
         return logits[0]
+
+    def _decoded(self, x: LMBatch) -> tuple[torch.Tensor, Any]:
+        """What the decoder gives at supervised positions, (N, width), and the rest of its output."""
+        kept: list[Any] = []
+
+        def keep(module: nn.Module, args: Any, output: Any) -> None:
+            kept.extend((output.last_hidden_state[:, :-1][x.supervised], output))
+            # What comes after the decoder has then nothing to do.
+            output.last_hidden_state = output.last_hidden_state[:1, :0]
+
+        with self.inner.get_decoder().register_forward_hook(keep):
+            self.inner(input_ids=x.input_ids, use_cache=False)
+        return kept[0], kept[1]
+
+    def _after_decoder(self, output: Any, hidden: torch.Tensor) -> torch.Tensor:
+        """The model's own way from hidden states (n, width) to logits (n, vocab): head, scales, soft caps.
+
+        Args:
+            output: of the decoder; all but its `last_hidden_state` is used.
+        """
+        decoder = self.inner.get_decoder()
+        own = vars(decoder).get("forward")
+        decoder.forward = lambda *args, **kwargs: replace(output, last_hidden_state=hidden[None])
+        try:
+            ids = torch.zeros(1, len(hidden), dtype=torch.long, device=hidden.device)
+            return self.inner(input_ids=ids, use_cache=False).logits[0]
+        finally:
+            del decoder.forward
+            if own is not None:
+                decoder.forward = own
+
+    def _tail(self) -> list[torch.Tensor]:
+        """The trained parameters of what comes after the decoder; a tied head's embedding among them."""
+        inside = {id(p) for p in self.inner.get_decoder().parameters()}
+        head = {id(p) for p in self.inner.get_output_embeddings().parameters()}
+        return [p for p in self.parameters() if p.requires_grad and (id(p) not in inside or id(p) in head)]
+
+    def _can_chunk(self, x: LMBatch) -> bool:
+        """Whether logits come of the decoder's output row by row; asked once of the model itself, with one row."""
+        if self._chunkable is None:
+            first = LMBatch(x.input_ids[:1], x.supervised[:1], x.answer[:0], x.cued[:0], x.lengths[:1])
+            kept: list[Any] = []
+            with torch.no_grad():
+                with self.inner.get_decoder().register_forward_hook(lambda _, args, output: kept.append(output)):
+                    whole = self._logits(first)
+                parts = self._after_decoder(kept[0], kept[0].last_hidden_state[:, :-1][first.supervised])
+            self._chunkable = torch.allclose(whole, parts, rtol=1e-3, atol=1e-3)
+            if not self._chunkable:
+                name = type(self.inner).__name__
+                log.warning("%s: its loss cannot be computed in chunks, and needs more memory", name)
+        return self._chunkable
 
     def named_parameters(self, *args: Any, **kwargs: Any) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in super().named_parameters(*args, **kwargs) if p.requires_grad)

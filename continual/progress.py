@@ -11,14 +11,10 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-from continual.guard import guard
-
-guard()
-
-from avalanche.core import SupervisedPlugin  # noqa: E402
+from continual.plugin import LossPlugin
 
 
-class TellingPlugin(SupervisedPlugin):
+class TellingPlugin(LossPlugin):
     """Counts the steps of a task, its loss and its tokens per second, and shows them in a bar."""
 
     def __init__(self) -> None:

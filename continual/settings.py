@@ -141,6 +141,12 @@ class Training(Settings):
     bf16: bool = False
     """Compute in bfloat16 while the weights stay in their own precision."""
 
+    gradient_checkpointing: bool = False
+    """Compute activations again for the gradient instead of keeping them: less memory, more time."""
+
+    torch_compile: bool = False
+    """Compile the layers for training; needs a C++ compiler."""
+
     save_steps: int | None = Field(None, ge=1)
     """Optimizer steps between checkpoints inside a task; null: only between tasks."""
 
@@ -272,7 +278,7 @@ class Evaluate(Settings):
     split: Literal["test", "dev"] = "test"
     """`dev` for choosing and tuning: rows held out of train, so that the test rows stay untouched."""
 
-    batch_tokens: int = Field(16384, ge=1)
+    batch_tokens: int = Field(131072, ge=1)
     """Tokens decoded side by side: lower needs less memory."""
 
 

@@ -20,7 +20,7 @@ from continual.curriculum import benchmark, joint
 from continual.learn import CausalLMTemplate, Hyperparameters
 from continual.material import Material
 from continual.methods.rehearsal import RehearsalPlugin
-from continual.model import CausalLM
+from continual.model import CausalLM, checkpoint_activations
 from continual.peak_memory import peak, reset_peak
 from continual.progress import Teller
 from continual.record import Record
@@ -40,6 +40,8 @@ class Teaching:
     cue_dropout: float = 0.0
     mixed_precision: str = "no"
     save_steps: int | None = None
+    gradient_checkpointing: bool = False
+    torch_compile: bool = False
 
 
 def sequential(
@@ -152,6 +154,8 @@ class Pupil:
 
         self.material, self.teller, self.plugins = material, teller, plugins
         self.checkpoint = CheckpointPlugin(checkpoints, teaching.save_steps, plugins)
+        if teaching.gradient_checkpointing:
+            checkpoint_activations(model)
         self.strategy = CausalLMTemplate(
             model=CausalLM(model),
             hyperparameters=hyperparameters,
@@ -163,6 +167,7 @@ class Pupil:
             cue_dropout=teaching.cue_dropout,
             accelerator=Accelerator(mixed_precision=teaching.mixed_precision),
             plugins=[*plugins, self.checkpoint, teller.plugin],
+            torch_compile=teaching.torch_compile,
         )
 
     def learn(self, lesson: Any, what: str, into: Path) -> None:

@@ -1,10 +1,17 @@
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from itertools import combinations
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from continual.batch import Collate
-from continual.data import TokenBatches
+from continual.chat import Encoded
+from continual.data import Rows, TokenBatches, ahead, cuts, dataset
 
 CUES = {0: [90, 91], 1: [92]}
 
@@ -20,6 +27,10 @@ def rows(lengths: list[int], label: int = 0) -> list[dict[str, Any]]:
         }
         for i, n in enumerate(lengths)
     ]
+
+
+def as_dataset(rows: list[dict[str, Any]], collate: Collate) -> Any:
+    return dataset(Rows(Encoded(r["input_ids"], r["answer"], False) for r in rows), 0, collate)
 
 
 def seen(batches: TokenBatches) -> list[list[int]]:
@@ -57,7 +68,8 @@ def test_two_passes_write_each_sample_twice_as_lamol_does() -> None:
 
 def batches(lengths: list[int], **more: Any) -> TokenBatches:
     settings = {"seed": 3, "tokens_per_batch": 64, **more}
-    return TokenBatches(rows(lengths), Collate([], more.pop("cues", {}), 0), **settings)
+    collate = Collate([], {}, 0)
+    return TokenBatches(as_dataset(rows(lengths), collate), collate, **settings)
 
 
 LENGTHS = [int(n) for n in np.random.default_rng(0).integers(4, 30, 200)]
@@ -98,6 +110,17 @@ def test_almost_nothing_is_computed_for_padding() -> None:
     assert padded / real < 1.15
 
 
+@pytest.mark.parametrize("pass_tokens", [0, 5, 40, 10_000])
+def test_no_other_cuts_would_cost_less(pass_tokens: int) -> None:
+    lengths = np.sort(np.random.default_rng(1).integers(4, 60, 9))
+
+    def cost(places: Sequence[int]) -> int:
+        return sum(pass_tokens + len(part) * part[-1] for part in np.split(lengths, places))
+
+    every = [p for n in range(len(lengths)) for p in combinations(range(1, len(lengths)), n)]
+    assert cost(cuts(lengths, pass_tokens)) == min(map(cost, every))
+
+
 def test_ranks_share_each_step_and_take_equally_many() -> None:
     whole = seen(batches(LENGTHS, tokens_per_batch=128))
     parts = [seen(batches(LENGTHS, tokens_per_batch=64, rank=r, ranks=2)) for r in (0, 1)]
@@ -115,10 +138,99 @@ def test_rows_and_accumulation_make_micro_batches_of_one_step() -> None:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_cue_dropout_is_the_share_of_rows_without_cue(dropout: float) -> None:
-    b = TokenBatches(rows(LENGTHS), Collate([], CUES, 0), seed=1, tokens_per_batch=512, cue_dropout=dropout)
+    collate = Collate([], CUES, 0)
+    data = as_dataset(rows(LENGTHS), collate)
+    b = TokenBatches(data, collate, seed=1, tokens_per_batch=512, cue_dropout=dropout)
     cued = sum(int((m.input_ids[:, 0] == 90).sum()) for x, _, _ in b for m in x.step)
     assert cued == 200 if dropout == 0 else 70 < cued < 130
 
 
 def test_a_whole_step_in_one_forward_where_a_plugin_asks_for_it() -> None:
     assert all(len(x.step) == 1 for x, _, _ in batches(LENGTHS, tokens_per_batch=1024, whole=True))
+
+
+def test_rows_come_back_as_they_were_encoded_also_from_sums_and_parts_of_data_sets() -> None:
+    from avalanche.benchmarks.utils import concat_datasets
+
+    collate = Collate([1], CUES, 0)
+    one, two = rows([3, 5, 4]), rows([6, 2], label=1)
+    second = dataset(Rows(Encoded(r["input_ids"], r["answer"], False) for r in two), 1, collate)
+    whole = concat_datasets([as_dataset(one, collate), second])
+    for data, expected in ((whole, [*one, *two]), (whole.subset([4, 0]), [two[1], one[0]])):
+        assert list(data.row_length) == [row["length"] for row in expected]
+        for row, like in zip(data, expected, strict=True):
+            assert row["input_ids"].tolist() == like["input_ids"] and row["answer"].tolist() == like["answer"]
+            assert row["targets_task_labels"] == like["targets_task_labels"]
+
+
+@pytest.mark.parametrize("passes", ["one", "two"])
+@pytest.mark.parametrize("parts", [1, 2, 3, 99])
+def test_a_batch_is_split_by_rows_with_all_that_belongs_to_them(parts: int, passes: Any) -> None:
+    collate = Collate([1], CUES, 0, passes)
+    some = [{**row, "cue": i % 2 == 0} for i, row in enumerate(rows([4, 9, 6, 7, 5]))]
+    x, y, _ = collate(some)
+    cut = x.split(y, parts)
+    assert len(cut) <= parts and max(len(batch) for batch, _ in cut) == -(-len(x) // parts)
+    assert sum(len(batch) for batch, _ in cut) == len(x) and sum(batch.tokens for batch, _ in cut) == x.tokens
+    for name in ("answer", "cued"):
+        assert torch.equal(torch.cat([getattr(batch, name) for batch, _ in cut]), getattr(x, name))
+    assert torch.equal(torch.cat([labels for _, labels in cut]), y)
+    for batch, labels in cut:  # each part still tells where its tokens are, and carries no more padding than needed
+        assert torch.equal(batch.input_ids[:, 1:][batch.supervised], labels)
+        assert batch.input_ids.shape[1] == max(batch.lengths)
+
+
+def test_items_made_ahead_come_in_their_order_and_the_next_is_made_while_one_is_in_use() -> None:
+    second_made = threading.Event()
+
+    def items() -> Iterator[int]:
+        yield 0
+        second_made.set()
+        yield from range(1, 20)
+
+    got = []
+    for item in ahead(items()):
+        assert second_made.wait(10)
+        got.append(item)
+    assert got == list(range(20))
+
+
+def test_what_goes_wrong_while_a_batch_is_made_is_raised_where_it_is_used() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise KeyError("broken row")
+
+    made_ahead = ahead(items())
+    assert next(made_ahead) == 1
+    with pytest.raises(KeyError, match="broken row"):
+        next(made_ahead)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, RuntimeError])
+def test_the_thread_ends_where_batches_are_not_read_to_the_end(error: type[BaseException] | None) -> None:
+    def stop_early() -> None:
+        with closing(ahead(iter(int, 1))) as items:  # without end
+            for _ in items:
+                assert any(t.name.startswith("next-batch") for t in threading.enumerate())
+                if error is not None:
+                    raise error
+                break
+
+    if error is None:
+        stop_early()
+    else:
+        with pytest.raises(error):
+            stop_early()
+    for _ in range(100):
+        if not any(t.name.startswith("next-batch") for t in threading.enumerate()):
+            break
+        time.sleep(0.01)
+    assert not any(t.name.startswith("next-batch") for t in threading.enumerate())
+
+
+def test_batches_made_ahead_are_the_same_to_the_last_bit() -> None:
+    b = batches(LENGTHS, tokens_per_batch=512)
+    for (x, y, t), (other, other_y, other_t) in zip(list(b), ahead(b), strict=True):
+        assert torch.equal(y, other_y) and torch.equal(t, other_t) and len(x.step) == len(other.step)
+        for one, two in zip(x.step, other.step, strict=True):
+            assert torch.equal(one.input_ids, two.input_ids) and torch.equal(one.answer, two.answer)

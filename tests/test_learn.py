@@ -28,7 +28,7 @@ def world(template: bool = False, cues: bool = False) -> tuple[Any, Collate]:
     chat = Chat(tiny.tokenizer(template))
     collate = Collate(chat.bos_ids, {0: chat.cue_ids("a"), 1: chat.cue_ids("b")} if cues else {}, chat.end_id)
     data = {t: dict.fromkeys(("train", "dev", "test"), samples(t, w)) for t, w in (("a", "red"), ("b", "blue"))}
-    return benchmark(["a", "b"], data, chat, collate, 64), collate
+    return benchmark(["a", "b"], data, chat, collate, 64, ("train", "test")), collate
 
 
 @pytest.mark.parametrize("template", [False, True])
@@ -96,10 +96,10 @@ def test_the_loss_of_a_step_is_answer_loss_plus_lambda_times_sample_loss() -> No
     answer_sum = cued_sum = answers = cued = 0.0
     for row in rows:
         cue = collate.cues[0] if row["cue"] else []
-        ids = torch.tensor([cue + row["input_ids"]])
+        ids = torch.tensor([[*cue, *row["input_ids"]]], dtype=torch.long)
         with torch.no_grad():
             ce = F.cross_entropy(inner(input_ids=ids).logits[0, :-1], ids[0, 1:], reduction="none")
-        mask = torch.tensor([0] * len(cue) + row["answer"])[1:].double()
+        mask = torch.tensor([*[0] * len(cue), *row["answer"]])[1:].double()
         answer_sum, answers = answer_sum + float((ce * mask).sum()), answers + float(mask.sum())
         if cue:
             after = ce[len(cue) - 1 :]
