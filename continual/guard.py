@@ -13,6 +13,8 @@ import warnings
 from functools import cache
 from pathlib import Path
 
+from continual.deferred import defer
+
 # The declarations live as long as this object does.
 _DECLARED: list[object] = []
 
@@ -36,6 +38,7 @@ def guard() -> str:
     """
     for message in NOISE:
         warnings.filterwarnings("ignore", message=message)
+    defer()
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return "absent"

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 import yaml
+from pydantic import PrivateAttr
 
 from continual import sources, yamlfile
 from continual.errors import ContinualError
@@ -27,6 +28,9 @@ _NAME = re.compile(r"^task:[ \t]*['\"]?([^'\"#\s]+)", re.MULTILINE)
 
 class Task(TaskFile):
     """One task."""
+
+    _train: dict[Path | None, tuple[Renderer, list[Rendered]]] = PrivateAttr(default_factory=dict)
+    """Rows that both train and dev are taken from, by data root: read and rendered once."""
 
     def samples(
         self, split: Split, *, seed: int = 0, data_root: Path | None = None, limit: int | None = None
@@ -66,7 +70,7 @@ class Task(TaskFile):
     def _rows(self, split: Split, data_root: Path | None) -> tuple[Renderer, list[Rendered]]:
         if split == "test" or (split == "dev" and self._dev_is_apart(data_root)):
             return self._load(split, data_root)
-        renderer, rendered = self._load("train", data_root)
+        renderer, rendered = self._all_train(data_root)
         if self.metadata.get("deduplicate"):
             first: dict[int, Rendered] = {}
             for one in rendered:
@@ -80,6 +84,13 @@ class Task(TaskFile):
         if not rendered:
             raise ContinualError(f"{self.at('dataset_path')}: dataset_path: no row is left for {split}")
         return renderer, rendered
+
+    def _all_train(self, data_root: Path | None) -> tuple[Renderer, list[Rendered]]:
+        if self._dev_is_apart(data_root):
+            return self._load("train", data_root)
+        if data_root not in self._train:
+            self._train[data_root] = self._load("train", data_root)
+        return self._train[data_root]
 
     def _load(self, split: Split, data_root: Path | None) -> tuple[Renderer, list[Rendered]]:
         file = self._copy(split, data_root)

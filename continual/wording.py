@@ -3,9 +3,10 @@
 import ast
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
-from jinja2 import StrictUndefined, Template, TemplateError, TemplateSyntaxError
+from jinja2 import StrictUndefined, TemplateError, TemplateSyntaxError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from continual.problems import Key, did_you_mean
@@ -35,6 +36,15 @@ def _environment() -> ImmutableSandboxedEnvironment:
 _ENVIRONMENT = _environment()
 
 
+@cache
+def _check(source: str) -> None:
+    """Raise TemplateSyntaxError for a mistake. That is half of compiling; the rest waits for the first row."""
+    _ENVIRONMENT.compile(source, raw=True)
+
+
+_compiled = cache(_ENVIRONMENT.from_string)
+
+
 class Wording:
     """One template, compiled once.
 
@@ -44,10 +54,10 @@ class Wording:
     def __init__(self, source: str, *keys: Key) -> None:
         self.source = source
         self.keys = keys
-        self._template: Template | None = None
-        if "{{" in source or "{%" in source:
+        self._is_template = "{{" in source or "{%" in source
+        if self._is_template:
             try:
-                self._template = _ENVIRONMENT.from_string(source)
+                _check(source)
             except TemplateSyntaxError as error:
                 where = f" in line {error.lineno} of the template" if "\n" in source else ""
                 raise self.error(f"{error.message}{where}") from None
@@ -63,10 +73,10 @@ class Wording:
             if row[self.source] is None:
                 raise self.error(f"the column '{self.source}' is empty")
             return row[self.source]
-        if self._template is None:
+        if not self._is_template:
             raise self.error(f"there is no column '{self.source}'{_columns(self.source, row)}")
         try:
-            return self._template.render(row)
+            return _compiled(self.source).render(row)
         except (TemplateError, ArithmeticError, LookupError, TypeError, ValueError) as error:
             missing = re.fullmatch(r"'(\w+)' is undefined", str(error))
             hint = _columns(missing[1], row) if missing else ""

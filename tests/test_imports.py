@@ -14,10 +14,10 @@ PACKAGE = Path(continual.__file__).parent
 
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
-errors guard hub paths seeds sample problems words batch peak_memory progress
+errors deferred guard hub paths seeds sample problems words batch peak_memory plugin progress
 chat correlation overlap statematch score forgetting runs
 yamlfile settings overrides wording taskfile rendering sources task recipe
-data model decode evaluate rehearse curriculum learn methods
+data crossentropy model sampling kvcache request stoptext fold decode evaluate rehearse curriculum learn methods
 record checkpoint material teach
 arms results report card estimate plan execute
 vocabulary corpus pretrain show talk
