@@ -1,7 +1,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: quickstart test test-all lint
+.PHONY: quickstart test test-all lint bench
 
 quickstart: .venv/installed
 	$(BIN)/continual run quickstart
@@ -16,6 +16,13 @@ test-all: .venv/installed
 lint: .venv/installed
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+# Speed against peers and limits, an hour or more; other models and rows: python -m benchmarks.decode --help.
+bench: .venv/installed
+	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 -e '.[bench]'
+	for name in startup decode train scale; do \
+		$(BIN)/python -m benchmarks.$$name --output runs/bench/$$name.json || exit 1; \
+	done
 
 # One pip command, so that nothing later moves torch away from the pinned version.
 .venv/installed: pyproject.toml constraints.txt

@@ -1,0 +1,1 @@
+"""Speed against peers and limits: `python -m benchmarks.decode`, `.train`, `.scale`, `.startup`, or `make bench`."""

@@ -1,0 +1,115 @@
+"""The benchmarks run, with settings so small that their figures mean nothing, and count what they say they count."""
+
+import json
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def importable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.syspath_prepend(str(ROOT))
+    yield
+    from accelerate.state import AcceleratorState, GradientState
+
+    # The benchmarks change the precision of the process.
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def rows_of(path: Path) -> list[dict[str, Any]]:
+    told = json.loads(path.read_text(encoding="utf-8"))
+    assert told["schema"] == 1
+    assert {"date", "cpu", "threads", "versions"} <= set(told["machine"])
+    for row in told["rows"]:
+        assert set(row) == {"name", "ours", "peer", "peer_name", "ratio", "unit", "repeats"}
+        assert len(row["repeats"]["ours"]) == len(row["repeats"]["peer"]) == 1
+        assert row["ours"] > 0 < row["peer"]
+    return told["rows"]
+
+
+def test_decoding_is_compared_with_generate_and_the_limit(tmp_path: Path) -> None:
+    from benchmarks import decode
+
+    file = tmp_path / "decode.json"
+    decode.main(["--quick", "--repeats", "1", "--output", str(file), "--architectures"])
+    assert [row["peer_name"] for row in rows_of(file)] == ["generate, batch 32", "matrix products"]
+    (equal,) = json.loads(file.read_text(encoding="utf-8"))["measured"]["equal"]
+    assert equal["float64_greedy_equal"] == 1.0
+
+
+def test_training_is_compared_with_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import train
+
+    file = tmp_path / "train.json"
+    monkeypatch.setattr(train, "find_spec", lambda name: None)  # TRL takes long to import, and may not be there
+    train.main(["--quick", "--repeats", "1", "--output", str(file)])
+    peers = {row["peer_name"].partition(",")[0] for row in rows_of(file)}
+    assert peers == {"plain loop", "two passes", "float32 matrix products", "bfloat16 matrix products"}
+    (model,) = json.loads(file.read_text(encoding="utf-8"))["measured"]["models"]
+    assert all(curve for curve in model["losses"].values())
+
+
+def test_two_passes_and_ours_compute_the_same_two_losses() -> None:
+    import copy
+
+    import tiny
+
+    from benchmarks import loops
+    from benchmarks.texts import Pair
+
+    model = tiny.model("llama")
+    # One step over rows of equal length: no order and no padding can make a difference.
+    rows = [Pair([10 + i, 11, 12], [20, 21 + i]) for i in range(4)]
+    setting = loops.Setting(rows, rows_per_step=4)
+    answers = [loops.ours(copy.deepcopy(model), setting), loops.plain(copy.deepcopy(model), setting)]
+    assert answers[0].losses == pytest.approx(answers[1].losses, rel=1e-5)
+    # With the cue in front, our answer loss is read after it; LAMOL's is not: the sample loss alone is the same.
+    both = loops.plain(copy.deepcopy(model), setting, two_passes=True).losses[0] - answers[1].losses[0]
+    mine = loops.ours(copy.deepcopy(model), setting, sample_loss=True).losses[0]
+    cued = loops.CUE
+    answer = loops._loss(
+        copy.deepcopy(model).requires_grad_(False), [(cued + row.ids, len(cued) + len(row.prompt)) for row in rows]
+    )
+    assert mine - float(answer) == pytest.approx(both, rel=1e-4)
+
+
+def test_scaling_tells_seconds_of_each_part(tmp_path: Path) -> None:
+    from benchmarks import scale
+
+    file = tmp_path / "scale.json"
+    scale.main(["--quick", "--repeats", "1", "--output", str(file)])
+    assert [row["name"] for row in rows_of(file)] == ["apart from evaluation, 3 tasks"]
+    runs = json.loads(file.read_text(encoding="utf-8"))["measured"]["runs"]
+    assert all(run[0]["training"] > 0 < run[0]["evaluation"] for run in runs.values())
+
+
+def test_starting_up_is_timed(tmp_path: Path) -> None:
+    from benchmarks import startup
+
+    file = tmp_path / "startup.json"
+    startup.main(["--quick", "--repeats", "1", "--output", str(file)])
+    seconds = json.loads(file.read_text(encoding="utf-8"))["measured"]["seconds"]
+    assert "continual ls" in seconds
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra bench")
+def test_trl_sees_the_same_loss() -> None:
+    import copy
+
+    import tiny
+
+    from benchmarks import loops
+    from benchmarks.texts import Pair
+
+    model = tiny.model("llama")
+    setting = loops.Setting([Pair([10 + i, 11, 12], [20, 21 + i]) for i in range(4)], rows_per_step=4)
+    theirs = loops.trl(copy.deepcopy(model), setting, tiny.tokenizer(), bf16=False, packing=False, batch=2)
+    mine = loops.ours(copy.deepcopy(model), setting)
+    assert theirs.losses == pytest.approx(mine.losses, rel=1e-3)
