@@ -125,6 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", nargs="*", default=["30M"], choices=list(models.SIZES), help="random Llamas")
     parser.add_argument("--architectures", nargs="*", default=list(models.ARCHITECTURES))
     parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--batches", nargs="+", type=int, default=BATCHES, metavar="N", help="that generate may try")
     parser.add_argument("--equal", type=int, default=512, metavar="N", help="sequences compared at batch 1 and 64")
     given = parser.parse_args(arguments)
     if given.quick:
@@ -146,7 +147,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     names = [default, *([given.model] if given.model else []), *given.size, *given.architectures]
     table, more = [], []
     for name in names:
-        found, all_of_it = measured(name, wanted, given.repeats, BATCHES[:1] if given.quick else BATCHES)
+        found, all_of_it = measured(name, wanted, given.repeats, BATCHES[:1] if given.quick else given.batches)
         table += found
         more.append(all_of_it)
         for one in found:
