@@ -1,24 +1,27 @@
-"""From an arm of a recipe to the lesson that it asks for: cues, losses, the rehearsal plugin, the way of teaching."""
+"""From an arm of a recipe to the lesson that it asks for: cues, losses, the methods, the way of teaching."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
 
 from continual.batch import Collate
-from continual.chat import Chat
+from continual.catalogue import METHODS
 from continual.curriculum import labels_of
 from continual.learn import Hyperparameters
 from continual.material import Material
-from continual.methods.rehearsal import RehearsalPlugin
+from continual.methods.foreign import foreign
+from continual.methods.lesson import Lesson
+from continual.plugin import MethodPlugin
 from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
-from continual.rehearse.budget import cue_of, quotas
-from continual.rehearse.writer import ModelWriter, RealWriter, Writer
-from continual.sample import Sample
-from continual.sampling import Sampling
+from continual.rehearse.teacher import Specialists
+from continual.rehearsing import cues_of, rehearsing
 from continual.seeds import derive
-from continual.settings import Rehearsal, Training
+from continual.settings import Arm, Training
 from continual.teach import Teaching, multitask, sequential, specialists
 
 
@@ -34,13 +37,13 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
     """
     arm, training = recipe.arms[name], recipe.training_of(name)
     own = {task: hyperparameters(recipe.training_of(name, task)) for task in record.order}
-    cues = {t: cue_of(arm.rehearsal.cue, t) for t in record.order} if arm.rehearsal is not None else {}
-    labels = labels_of(material.samples)
+    cues = cues_of(arm.rehearsal, material) if arm.rehearsal is not None else None
     collate = Collate(
         material.chat.bos_ids,
-        {labels[task]: material.chat.cue_ids(cue) for task, cue in cues.items()},
+        cues.ids(material.chat) if cues is not None else {},
         material.chat.end_id,
         arm.rehearsal.passes if arm.rehearsal is not None else "one",
+        cues.key if cues is not None else None,
     )
     teaching = Teaching(
         collate,
@@ -56,11 +59,16 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
     elif arm.teach == "multitask":
         multitask(material, record, own, teaching, teller)
     else:
-        plugin = None
-        if arm.rehearsal is not None:
-            plugin = rehearsal_plugin(arm.rehearsal, cues, collate, material, record, teller)
+        methods: list[MethodPlugin] = []
+        if arm.rehearsal is not None and cues is not None:
+            asked = Specialists(specialists_folder(recipe, arm, record)) if arm.rehearsal.asks_specialists else None
+            methods += rehearsing(arm.rehearsal, cues, collate, material, record, asked, teller.say)
+        if arm.method is not None:
+            methods.append(method(arm, collate, material, record, teller))
+        others = [foreign(arm.plugin.class_, arm.plugin.args)] if arm.plugin is not None else []
         assert recipe.keep is not None
-        sequential(material, record, [own[t] for t in record.order], teaching, teller, plugin, recipe.keep)
+        each = [own[t] for t in record.order]
+        sequential(material, record, each, teaching, teller, methods, recipe.keep, others)
 
 
 def hyperparameters(training: Training) -> Hyperparameters:
@@ -69,67 +77,28 @@ def hyperparameters(training: Training) -> Hyperparameters:
     return Hyperparameters(**{name: value for name, value in training.model_dump().items() if name in names})
 
 
-def rehearsal_plugin(
-    rehearsal: Rehearsal,
-    cues: Mapping[str, str],
-    collate: Collate,
-    material: Material,
-    record: Record,
-    teller: Teller,
-) -> RehearsalPlugin:
-    """The plugin for an arm's `rehearsal`."""
-    order, sizes = record.order, material.sizes
-    choices = {task: label_set(splits["train"]) for task, splits in material.samples.items()}
-    writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
-    if rehearsal.writer == "model":
-        room, budget = material.max_length, material.batch_tokens
-        writer = model_writer(rehearsal, material.chat, dict(cues), choices, room, budget)
-    return RehearsalPlugin(
-        order=order,
-        writer=writer,
-        quotas=lambda new, old: quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, new, old),
-        folder=record.folder / "rehearsed",
+def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
+    """The run of the arm whose specialists are asked, at the same seed and sweep point."""
+    known = [name for name, other in recipe.arms.items() if other.teach == "specialists"]
+    chosen = arm.rehearsal.specialists if arm.rehearsal is not None and arm.rehearsal.specialists else known[0]
+    return record.folder.parent.parent / chosen / record.folder.name
+
+
+def method(arm: Arm, collate: Collate, material: Material, record: Record, teller: Teller) -> MethodPlugin:
+    """The plugin for an arm's `method`."""
+    assert arm.method is not None
+    known = METHODS[arm.method]
+    lesson = Lesson(
+        order=record.order,
+        labels=labels_of(material.samples),
+        samples={task: splits["train"] for task, splits in material.samples.items()},
         chat=material.chat,
         collate=collate,
         max_length=material.max_length,
-        labels=labels_of(material.samples),
-        choices=choices,
-        delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
-        seed=derive(material.seed, "rehearsal"),
-        real=rehearsal.writer == "real",
+        adapter=material.adapter,
+        folder=record.folder,
+        seed=derive(material.seed, "method"),
         say=teller.say,
     )
-
-
-def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """The choices that all rows share; empty where each row has its own."""
-    first = samples[0].choices
-    return first if all(sample.choices == first for sample in samples) else ()
-
-
-def model_writer(
-    rehearsal: Rehearsal,
-    chat: Chat,
-    cues: dict[str, str],
-    labels: dict[str, tuple[str, ...]],
-    max_length: int,
-    batch_tokens: int,
-) -> ModelWriter:
-    """The writer for `writer: model`.
-
-    Args:
-        labels: label set of each task.
-        max_length: the most tokens of a sample with its cue, as in training.
-    """
-    room = max_length - len(chat.bos_ids) - max(len(chat.cue_ids(cue)) for cue in cues.values())
-    return ModelWriter(
-        chat=chat,
-        cues=cues,
-        labels=labels,
-        checks=rehearsal.checks,
-        sampling=Sampling(rehearsal.temperature, rehearsal.top_k, rehearsal.top_p),
-        top_up=rehearsal.top_up,
-        max_tries=rehearsal.max_tries,
-        max_new_tokens=min(rehearsal.max_new_tokens or room, room),
-        batch_tokens=batch_tokens,
-    )
+    build: Callable[[Any, Lesson], MethodPlugin] = import_module(f"continual.methods.{known.module}").build
+    return build(known.arguments.model_validate(arm.method_args), lesson)

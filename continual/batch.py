@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+
+from continual.sample import Sample
 
 if TYPE_CHECKING:
     import torch
@@ -30,6 +32,8 @@ class LMBatch:
     """(N,) float32: 1 where the answer loss falls, over the N supervised positions in reading order"""
     cued: torch.Tensor
     """(N,) float32: 1 where the sample loss falls"""
+    rehearsed: torch.Tensor
+    """(N,) int64: 0 at positions of real samples; at those of rehearsed ones, 1 + the number of their task"""
     lengths: list[int]
     """Real tokens of each row, padding not counted."""
     earlier: list[tuple[LMBatch, torch.Tensor]] = field(default_factory=list)
@@ -50,6 +54,7 @@ class LMBatch:
             move(self.supervised),
             move(self.answer),
             move(self.cued),
+            move(self.rehearsed),
             self.lengths,
             [(batch._map(move), move(y)) for batch, y in self.earlier],
         )
@@ -70,13 +75,13 @@ class LMBatch:
         starts = range(0, len(self), rows)
         # Supervised positions are in reading order: each batch has its own stretch of them.
         positions = [int(self.supervised[i : i + rows].sum()) for i in starts]
-        of_each = zip(y.split(positions), self.answer.split(positions), self.cued.split(positions), strict=True)
+        of_each = zip(*(v.split(positions) for v in (y, self.answer, self.cued, self.rehearsed)), strict=True)
         cut = []
-        for i, (own_y, answer, cued) in zip(starts, of_each, strict=True):
+        for i, (own_y, answer, cued, rehearsed) in zip(starts, of_each, strict=True):
             lengths = self.lengths[i : i + rows]
             ids = self.input_ids[i : i + rows, : max(lengths)]
             supervised = self.supervised[i : i + rows, : max(lengths) - 1]
-            cut.append((LMBatch(ids, supervised, answer, cued, lengths), own_y))
+            cut.append((LMBatch(ids, supervised, answer, cued, rehearsed, lengths), own_y))
         return cut
 
 
@@ -87,12 +92,13 @@ Triple = tuple[LMBatch, "torch.Tensor", "torch.Tensor"]
 class Collate:
     """Encoded rows to the triple (x, y, t) that Avalanche expects.
 
-    A row is a dict with `input_ids`, `answer` (see `chat.Encoded`), `targets_task_labels`, and in training
-    `cue`: whether this time it starts with its cue.
+    A row is a dict with `input_ids`, `answer` (see `chat.Encoded`), `targets_task_labels`, `rehearsed` (0 or 1),
+    `cue_key` (which cue is its own), and in training `cue`: whether this time it starts with it.
 
     Args:
         bos_ids: stand before everything.
-        cues: cue ids per task label; empty where nothing is rehearsed.
+        cues: cue ids by key; empty where nothing is rehearsed.
+        key_of: the key of a sample; by default its task's label.
         pad_id: any id; no loss and no attention ever falls on it.
         passes: ``one`` gives a cued row both losses. ``two`` writes each sample twice, as LAMOL's two forward
             passes: without cue and with answer loss, then with cue and with the sample loss.
@@ -102,6 +108,11 @@ class Collate:
     cues: dict[int, list[int]]
     pad_id: int
     passes: Passes = "one"
+    key_of: Callable[[Sample], int] | None = None
+
+    def keys(self, samples: Sequence[Sample], label: int) -> list[int]:
+        """The cue key of each sample of a task."""
+        return [label if self.key_of is None else self.key_of(sample) for sample in samples]
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> Triple:
         import torch
@@ -112,6 +123,7 @@ class Collate:
         ids = np.full(shape, self.pad_id, dtype=np.int64)
         answer, cued = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=np.float32)
         task = np.zeros((len(written), 1), dtype=np.int64)
+        rehearsed = np.zeros((len(written), 1), dtype=np.int64)
         for i, (head, row, bears_answer, bears_sample) in enumerate(written):
             start, end = len(head), lengths[i]
             ids[i, :start] = head
@@ -121,6 +133,7 @@ class Collate:
             if bears_sample:
                 cued[i, start:end] = 1
             task[i] = row["targets_task_labels"]
+            rehearsed[i] = row["rehearsed"] * (1 + row["targets_task_labels"])
         # The first token is never predicted; position p stands for token p + 1 from here on.
         answer, cued = answer[:, 1:], cued[:, 1:]
         supervised = (answer + cued) > 0
@@ -131,6 +144,7 @@ class Collate:
             torch.from_numpy(supervised),
             torch.from_numpy(answer[supervised]),
             torch.from_numpy(cued[supervised]),
+            torch.from_numpy(np.broadcast_to(rehearsed, supervised.shape)[supervised]),
             lengths,
         )
         return x, y, t
@@ -140,7 +154,7 @@ class Collate:
         bare = (self.bos_ids, row, True, False)
         if not row.get("cue"):
             return [bare]
-        head = [*self.bos_ids, *self.cues[row["targets_task_labels"]]]
+        head = [*self.bos_ids, *self.cues[row["cue_key"]]]
         if self.passes == "two":
             return [bare, (head, row, False, True)]
         return [(head, row, True, True)]

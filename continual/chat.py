@@ -207,6 +207,10 @@ class Chat:
         pieces, _ = self._fitted(messages, " ", max_length - len(self.bos_ids))
         return self.bos_ids + [i for piece, _ in pieces for i in piece]
 
+    def opening_ids(self, words: str) -> list[int]:
+        """The ids of a user's turn that begins with some words and is not yet ended."""
+        return self._ids(self.form.user_head + words)
+
     def answer_ids(self, answer: str, delimiter: str = " ") -> list[int]:
         """The ids of an answer without its end, as `encode` writes them (for scoring choices)."""
         return self._ids((delimiter if self.form.delimited else "") + answer.strip())

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from continual.plugin import LossPlugin
+from continual import states
+from continual.plugin import LossPlugin, Stateful
 from continual.runs import read_json, remove_folder, write_folder, write_json
 
 
@@ -25,7 +26,7 @@ class CheckpointPlugin(LossPlugin):
         plugins: whose `state_dict` is saved too.
     """
 
-    def __init__(self, folder: Path, save_steps: int | None, plugins: Sequence[Any] = ()) -> None:
+    def __init__(self, folder: Path, save_steps: int | None, plugins: Sequence[Stateful] = ()) -> None:
         super().__init__()
         self.folder, self.save_steps, self.plugins = folder, save_steps, plugins
 
@@ -46,7 +47,7 @@ class CheckpointPlugin(LossPlugin):
         remove_folder(self.folder)
 
 
-def store(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
+def store(folder: Path, strategy: Any, plugins: Sequence[Stateful]) -> None:
     """Write the training state of a strategy into a folder."""
     optimizer = strategy.optimizer.state_dict()
     weights = {name: p.detach().contiguous().cpu() for name, p in strategy.model.named_parameters()}
@@ -65,12 +66,12 @@ def store(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
         "seconds": time.perf_counter() - strategy.started,
         "groups": optimizer["param_groups"],
         "schedule": schedule,
-        "plugins": [plugin.state_dict() for plugin in plugins],
     }
+    states.store(folder, plugins)
     write_json(folder / "state.json", state)
 
 
-def restore(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
+def restore(folder: Path, strategy: Any, plugins: Sequence[Stateful]) -> None:
     """Put a strategy into the state that `store` wrote."""
     state = read_json(folder / "state.json")
     weights = load_file(folder / "trainable.safetensors", device=str(strategy.device))
@@ -86,5 +87,4 @@ def restore(folder: Path, strategy: Any, plugins: Sequence[Any]) -> None:
     strategy.step, strategy.train_tokens = state["step"], state["train_tokens"]
     strategy.halvings = state["halvings"]
     strategy.started -= state["seconds"]
-    for plugin, saved in zip(plugins, state["plugins"], strict=True):
-        plugin.load_state_dict(saved)
+    states.restore(folder, plugins, strategy.device)

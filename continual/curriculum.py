@@ -44,8 +44,7 @@ def benchmark(
 
     labels = labels_of(samples)
     streams = {
-        split: [dataset(rows_of(samples[t][split], chat, collate, max_length), labels[t], collate) for t in order]
-        for split in splits
+        split: [_dataset(samples[t][split], labels[t], chat, collate, max_length) for t in order] for split in splits
     }
     return benchmark_from_datasets(**streams)
 
@@ -70,9 +69,12 @@ def joint(
     labels = labels_of(samples)
     parts = []
     for task in order:
-        rows = rows_of(samples[task]["train"], chat, collate, max_length)
-        parts += [dataset(rows, labels[task], collate)] * times[task]
+        parts += [_dataset(samples[task]["train"], labels[task], chat, collate, max_length)] * times[task]
     return benchmark_from_datasets(train=[concat_datasets(parts)])
+
+
+def _dataset(samples: Sequence[Sample], label: int, chat: Chat, collate: Collate, max_length: int) -> Any:
+    return dataset(rows_of(samples, chat, collate, max_length), label, collate, collate.keys(samples, label))
 
 
 def rows_of(samples: Sequence[Sample], chat: Chat, collate: Collate, max_length: int) -> Rows:

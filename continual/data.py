@@ -47,18 +47,22 @@ class Rows(Sequence[dict[str, Any]]):
         return {"input_ids": self._ids[row], "answer": self._answer[row]}
 
 
-def encode(samples: Sequence[Sample], chat: Chat, max_length: int, label: int, collate: Collate) -> AvalancheDataset:
+def encode(
+    samples: Sequence[Sample], chat: Chat, max_length: int, label: int, collate: Collate, rehearsed: bool = False
+) -> AvalancheDataset:
     """Encode samples of one task into an Avalanche data set.
 
     Args:
         max_length: the most tokens of a row, its cue included.
         label: the task's number in the curriculum, given to every supervised token.
+        rehearsed: whether the samples are rehearsed ones.
 
     Raises:
         ContinualError: the cue leaves no room.
     """
     space = room(max_length, collate)
-    return dataset(Rows(chat.encode(sample, space) for sample in samples), label, collate)
+    rows = Rows(chat.encode(sample, space) for sample in samples)
+    return dataset(rows, label, collate, collate.keys(samples, label), rehearsed)
 
 
 def room(max_length: int, collate: Collate) -> int:
@@ -73,15 +77,24 @@ def room(max_length: int, collate: Collate) -> int:
     return left
 
 
-def dataset(rows: Rows, label: int, collate: Collate) -> AvalancheDataset:
-    """Rows of one task as an Avalanche data set, with the attributes `targets_task_labels` and `row_length`."""
+def dataset(
+    rows: Rows, label: int, collate: Collate, cue_keys: Sequence[int] | None = None, rehearsed: bool = False
+) -> AvalancheDataset:
+    """Rows of one task as an Avalanche data set, with the attributes `targets_task_labels`, `cue_key`, `rehearsed`
+    and `row_length`.
+
+    Args:
+        cue_keys: of each row; its task's label by default.
+    """
     guard()
     from avalanche.benchmarks.utils import AvalancheDataset, ConstantSequence, DataAttribute
 
     labels = DataAttribute(ConstantSequence(label, len(rows)), "targets_task_labels", use_in_getitem=True)
     # As an attribute, lengths can be read without the rows, of parts and sums of data sets too.
     lengths = DataAttribute(rows.lengths, "row_length")
-    return AvalancheDataset([rows], data_attributes=[labels, lengths], collate_fn=collate)
+    marks = DataAttribute(ConstantSequence(int(rehearsed), len(rows)), "rehearsed", use_in_getitem=True)
+    keys = DataAttribute(cue_keys or ConstantSequence(label, len(rows)), "cue_key", use_in_getitem=True)
+    return AvalancheDataset([rows], data_attributes=[labels, keys, marks, lengths], collate_fn=collate)
 
 
 def ahead(items: Iterable[T]) -> Generator[T]:
@@ -164,8 +177,8 @@ class TokenBatches:
         """Steps of the next epoch that were taken before, by a run that was stopped."""
         rows = len(dataset)
         self._bare = np.fromiter(dataset.row_length, np.int64, rows) + len(collate.bos_ids)
-        cues = {label: len(ids) for label, ids in collate.cues.items()}
-        self._cue = np.fromiter((cues.get(label, 0) for label in dataset.targets_task_labels), np.int64, rows)
+        cues = {key: len(ids) for key, ids in collate.cues.items()}
+        self._cue = np.fromiter((cues.get(key, 0) for key in dataset.cue_key), np.int64, rows)
         # The number of steps is the same in every epoch, so that a schedule knows its end before the first
         # one.
         if rows_per_batch is not None:

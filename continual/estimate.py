@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.recipe import Recipe
-from continual.settings import Rehearsal, Training
+from continual.rehearsal_settings import Rehearsal
+from continual.settings import Training
 
 if TYPE_CHECKING:
     from continual.task import Task

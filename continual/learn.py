@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import closing, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from continual import crossentropy
 from continual.batch import Collate, LMBatch, Triple
@@ -34,6 +34,20 @@ from avalanche.training.templates.base_sgd import PeriodicEval  # noqa: E402
 from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 
 log = logging.getLogger(__name__)
+
+
+class Guide(Protocol):
+    """What a tutor has to say about one micro-batch."""
+
+    def loss(self, logits: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """A scalar, from the student's logits (N, vocab), the next tokens (N,) and their weights (N,)."""
+        ...
+
+
+class Tutor(Protocol):
+    """Gives other targets than the next token, for some micro-batches: distillation."""
+
+    def guide(self, model: CausalLM, x: LMBatch) -> Guide | None: ...
 
 
 @dataclass(frozen=True)
@@ -114,6 +128,9 @@ class CausalLMTemplate(SupervisedTemplate):
         """When this experience was begun, by `time.perf_counter`; earlier by what was done before a stop."""
         self.one_forward = False
         """Set by a plugin that must see the output of a whole step at once."""
+        self.tutor: Tutor | None = None
+        """Set by a method that distils; it is asked about every micro-batch in training."""
+        self._guide: Guide | None = None
         self.halvings = 0
         """How often the micro-batches of this experience were halved, because they did not fit into memory."""
         self.torch_compile = torch_compile
@@ -323,20 +340,31 @@ class CausalLMTemplate(SupervisedTemplate):
             return self.model(self.mb_x)
         self._count_supervised()
         for batch, y in self.mb_x.earlier:
-            loss = self.model(batch, y, self._weight(batch))
+            loss = self._loss_of(batch, y)
             self.accelerator.backward(loss)
             self._earlier_loss = self._earlier_loss + loss.detach()
-        if self.output_is_read:
-            return self.model(self.mb_x)
-        return self.model(self.mb_x, self.mb_y, self._weight(self.mb_x))
+        if not self.output_is_read:
+            return self._loss_of(self.mb_x, self.mb_y)
+        self._guide = self._guide_for(self.mb_x)
+        return self.model(self.mb_x)
+
+    def _guide_for(self, x: LMBatch) -> Guide | None:
+        return self.tutor.guide(self.accelerator.unwrap_model(self.model), x) if self.tutor is not None else None
+
+    def _loss_of(self, x: LMBatch, y: torch.Tensor) -> torch.Tensor:
+        guide = self._guide_for(x)
+        if guide is None:
+            return self.model(x, y, self._weight(x))
+        return guide.loss(self.model(x), y, self._weight(x))
 
     def criterion(self) -> torch.Tensor:
         """The loss of the (last) micro-batch; in evaluation, plain cross-entropy."""
         if not self.is_training:
             return super().criterion()
-        if self.output_is_read:
-            return crossentropy.weighted(self.mb_output, self.mb_y, self._weight(self.mb_x))
-        return self.mb_output
+        if not self.output_is_read:
+            return self.mb_output
+        weighted = self._guide.loss if self._guide is not None else crossentropy.weighted
+        return weighted(self.mb_output, self.mb_y, self._weight(self.mb_x))
 
     def _count_supervised(self) -> None:
         """The two denominators, over all micro-batches and ranks of this step."""

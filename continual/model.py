@@ -290,7 +290,9 @@ class CausalLM(nn.Module):
     def _can_chunk(self, x: LMBatch) -> bool:
         """Whether logits come of the decoder's output row by row; asked once of the model itself, with one row."""
         if self._chunkable is None:
-            first = LMBatch(x.input_ids[:1], x.supervised[:1], x.answer[:0], x.cued[:0], x.lengths[:1])
+            first = LMBatch(
+                x.input_ids[:1], x.supervised[:1], x.answer[:0], x.cued[:0], x.rehearsed[:0], x.lengths[:1]
+            )
             kept: list[Any] = []
             with torch.no_grad():
                 with self.inner.get_decoder().register_forward_hook(lambda _, args, output: kept.append(output)):

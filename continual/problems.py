@@ -68,7 +68,9 @@ def annotation_at(annotation: Any, keys: Sequence[Key]) -> Any:
 
 def _below(annotation: Any, key: Key) -> Any:
     if _is_model(annotation):
-        field = annotation.model_fields.get(str(key))
+        fields = annotation.model_fields
+        # Where a name is a word of Python, `class` say, the field has it as an alias.
+        field = fields.get(str(key)) or next((f for f in fields.values() if f.alias == key), None)
         if field is None:
             return None
         return Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation

@@ -24,10 +24,10 @@ from continual.settings import (
     Arm,
     CurriculumEntry,
     Evaluate,
-    Settings,
     Training,
     checked_arms,
 )
+from continual.settings_base import Settings
 
 DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
 """What a recipe without `arms` teaches."""

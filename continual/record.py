@@ -71,6 +71,11 @@ class Record:
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
 
+    def forget(self) -> None:
+        """Begin anew: only the untaught base's row stays."""
+        self.rows, self.R, self.ci, self.rehearsed = self.rows[:1], self.R[:1], self.ci[:1], []
+        self.cost = Cost()
+
     def save(self) -> None:
         write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
         content = {

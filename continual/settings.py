@@ -6,38 +6,20 @@ Every class is frozen and refuses unknown keys. `continual.recipe` puts them tog
 from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
     ConfigDict,
     Field,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
-from continual.problems import Problem, problems_error, problems_of
-
-Check = Literal["eos", "parses", "non_empty", "label", "duplicate"]
-
-LAMOL: dict[str, Any] = {
-    "budget": "new_task",
-    "passes": "two",
-    "cue": "task",
-    "cue_dropout": 0.0,
-    "top_up": False,
-    "checks": ["parses"],
-}
-"""What `preset: lamol` sets, after jojotenya/LAMOL: two passes, the new task's budget, one rejection rule."""
-
+from continual.catalogue import METHODS, REFUSED
+from continual.problems import Problem, did_you_mean, problems_error, problems_of
+from continual.rehearsal_settings import Rehearsal
+from continual.settings_base import Settings
 
 SHARED = ("max_length", "max_samples", "bf16")
 """What an arm cannot change, or its scores could not be compared with those of other arms."""
-
-
-class Settings(BaseModel):
-    """A group of settings: cannot be changed after it was checked, refuses unknown keys."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class CurriculumEntry(Settings):
@@ -180,61 +162,16 @@ class Training(Settings):
         return Training.model_validate({**kept, **settings})
 
 
-class Rehearsal(Settings):
-    """What is rehearsed of earlier tasks while a new one is learned."""
+class ForeignPlugin(Settings):
+    """Any plugin with Avalanche's hooks."""
 
-    preset: Literal["lamol"] | None = None
-    """`lamol`: the mechanics of the paper; keys given beside it win."""
+    model_config = ConfigDict(serialize_by_alias=True)
 
-    ratio: float = Field(0.2, gt=0)
-    """Rehearsed samples as a share of a task's training rows (gamma of the paper); see `budget`."""
+    class_: str = Field(alias="class", pattern=r"^[\w.]+:\w+$")
+    """`module:Class`."""
 
-    samples: int | None = Field(None, ge=1)
-    """Rehearsed samples of each earlier task; wins over `ratio`."""
-
-    budget: Literal["old_task", "new_task"] = "old_task"
-    """old_task: ratio × rows of each old task; new_task: ratio × rows of the new one, shared by the old."""
-
-    writer: Literal["model", "real"] = "model"
-    """Who writes: the model itself, or (for comparison) a memory of real rows."""
-
-    cue: Literal["task", "shared"] = "task"
-    """One cue for each task, or a single one for all."""
-
-    cue_dropout: float = Field(0.5, ge=0, lt=1)
-    """Share of samples learned without a cue, so that answering does not depend on it."""
-
-    lm_lambda: float = Field(0.25, ge=0)
-    """Weight of the sample loss beside the answer loss."""
-
-    passes: Literal["one", "two"] = "one"
-    """two: each sample is learned as two rows, with and without its cue, as the paper does."""
-
-    temperature: float = Field(1.0, gt=0)
-
-    top_k: int = Field(20, ge=0)
-    """Draw from the k likeliest tokens; 0: from all."""
-
-    top_p: float = Field(1.0, gt=0, le=1)
-
-    max_new_tokens: int | None = Field(None, ge=1)
-    """Length of a written sample at most; null: training.max_length."""
-
-    top_up: bool = True
-    """Write again in place of what was rejected."""
-
-    max_tries: int = Field(4, ge=1)
-    """At most this many times the wanted number is drawn."""
-
-    checks: tuple[Check, ...] = ("eos", "parses", "non_empty", "label", "duplicate")
-    """Why a written sample may be rejected."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _apply_preset(cls, data: Any) -> Any:
-        if isinstance(data, dict) and data.get("preset") == "lamol":
-            return {**LAMOL, **data}
-        return data
+    args: dict[str, Any] = Field(default_factory=dict)
+    """Its keyword arguments."""
 
 
 class Arm(Settings):
@@ -244,7 +181,16 @@ class Arm(Settings):
     """Task after task; one adapter for each task; or all tasks at once."""
 
     rehearsal: Rehearsal | None = None
-    """null: nothing of earlier tasks is rehearsed."""
+    """null: nothing of earlier tasks is rehearsed. Specialists only learn to write their samples."""
+
+    method: str | None = None
+    """Another way to remember, beside rehearsal or instead of it, by name; `continual ls methods` shows all."""
+
+    method_args: dict[str, Any] = Field(default_factory=dict)
+    """Arguments of `method`."""
+
+    plugin: ForeignPlugin | None = None
+    """A plugin of Avalanche's, or of one's own, by class."""
 
     training: dict[str, Any] = Field(default_factory=dict)
     """What differs for this arm from the recipe's `training`."""
@@ -253,7 +199,7 @@ class Arm(Settings):
     @classmethod
     def _only_in_sequence(cls, rehearsal: Rehearsal | None, info: ValidationInfo) -> Rehearsal | None:
         teach = info.data.get("teach", "sequential")
-        if rehearsal is not None and teach != "sequential":
+        if rehearsal is not None and teach == "multitask":
             raise ValueError(f"{teach} has no earlier tasks to rehearse; only teach: sequential has")
         return rehearsal
 
@@ -267,6 +213,28 @@ class Arm(Settings):
         shared = [name for name in SHARED if name in self.training]
         wrong += [Problem((name,), f"is the same for all arms; set training.{name}") for name in shared]
         return [Problem(("training", *problem.keys), problem.message) for problem in wrong]
+
+    def method_problems(self, adapter: bool) -> list[Problem]:
+        """What is wrong with `method` and `method_args`."""
+        if self.method is None:
+            return [Problem(("method_args",), "there is no `method` to take them")] if self.method_args else []
+        if self.method not in METHODS:
+            reason = REFUSED.get(self.method)
+            said = f"'{self.method}' {reason}" if reason else f"unknown method '{self.method}'"
+            return [Problem(("method",), said + ("" if reason else did_you_mean(self.method, METHODS)))]
+        method, found = METHODS[self.method], []
+        if self.teach != "sequential":
+            found.append(Problem(("method",), f"{self.teach} has no earlier tasks; only teach: sequential has"))
+        if method.adapter == "needed" and not adapter:
+            found.append(Problem(("method",), f"{self.method} works on adapters; the recipe has no `adapter`"))
+        if method.adapter == "refused" and adapter:
+            found.append(Problem(("method",), f"{self.method} works on whole models; take `adapter` out"))
+        try:
+            method.arguments.model_validate(self.method_args)
+        except ValidationError as error:
+            wrong = problems_of(error, method.arguments, self.method_args)
+            found += [Problem(("method_args", *problem.keys), problem.message) for problem in wrong]
+        return found
 
 
 class Evaluate(Settings):
@@ -307,8 +275,32 @@ def checked_arms(
             problems.append(Problem((name,), f"this is the name of {whose}: one could not tell whom to ask"))
         if arm.teach == "specialists" and adapter is None:
             problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))
+        problems += [Problem((name, *p.keys), p.message) for p in arm.method_problems(adapter is not None)]
+        problems += [Problem((name, "rehearsal", *p.keys), p.message) for p in _wrong_specialists(arm, arms)]
         if training is not None:
             problems += [Problem((name, *problem.keys), problem.message) for problem in arm.problems(training)]
     if problems:
         raise problems_error(problems)
     return arms
+
+
+def _wrong_specialists(arm: Arm, arms: dict[str, Arm]) -> list[Problem]:
+    """What is wrong where an arm's rehearsal asks specialists."""
+    rehearsal = arm.rehearsal
+    if rehearsal is None or not rehearsal.asks_specialists:
+        return []
+    names = list(arms)
+    known = [name for name in names if arms[name].teach == "specialists"]
+    if rehearsal.specialists is not None and rehearsal.specialists not in known:
+        return [Problem(("specialists",), f"'{rehearsal.specialists}' is no arm that teaches specialists")]
+    before = names[: next(n for n, name in enumerate(names) if arms[name] is arm)]
+    chosen = rehearsal.specialists or next(iter(known), None)
+    if chosen is None or chosen not in before:
+        return [Problem((), "asks specialists, and no arm before this one teaches them")]
+    if rehearsal.writer == "specialist" and arms[chosen].rehearsal is None:
+        return [
+            Problem(
+                ("writer",), f"the specialists of '{chosen}' do not learn to write; give that arm `rehearsal: {{}}`"
+            )
+        ]
+    return []

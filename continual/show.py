@@ -9,7 +9,7 @@ from rich.text import Text
 
 from continual.chat import Chat
 from continual.model import load_tokenizer
-from continual.rehearse.budget import cue_of
+from continual.rehearse.cues import Cues
 from continual.task import Task
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def show_task(task: Task, model: str, n: int, console: Console, data_root: Path 
         )
     if samples:
         encoded = chat.encode(samples[0], LIMIT)
-        cue = chat.text(chat.cue_ids(cue_of("task", task.task)))
+        cue = chat.text(chat.cue_ids(Cues("task", {task.task: 0}, {}).texts[task.task][0]))
         console.print(Text("─── 1: with its cue", style="dim"))
         console.print(Text.assemble(chat.form.bos, cue, *_marked(chat.text(encoded.input_ids), cued)))
 

@@ -155,8 +155,8 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
     Raises:
         ContinualError: no arm rehearses by its own words, or none has learnt the task.
     """
-    from continual.arms import model_writer
-    from continual.rehearse.budget import cue_of
+    from continual.rehearse.cues import Cues
+    from continual.rehearsing import model_writer
 
     recipe, names = run_recipe(run_dir), taught(run_dir)
     writing = [a for a, arm in recipe.arms.items() if arm.rehearsal is not None and arm.rehearsal.writer == "model"]
@@ -174,11 +174,13 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
     partner = Partner(run_dir)
     rehearsal = recipe.arms[arm].rehearsal
     assert rehearsal is not None
+    labels = {task: tuple(Run(run_dir).manifest()["labels"][task])}
     writer = model_writer(
-        rehearsal,
+        rehearsal.model_copy(update={"relabel": rehearsal.relabel and "model"}),
         partner.chat,
-        {task: cue_of(rehearsal.cue, task)},
-        {task: tuple(Run(run_dir).manifest()["labels"][task])},
+        Cues(rehearsal.cue, {task: 0}, labels).texts,
+        labels,
+        {},
         min(partner.room, recipe.training.max_length),
         recipe.evaluate.batch_tokens,
     )

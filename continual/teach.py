@@ -14,14 +14,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from continual import states
 from continual.batch import Collate
 from continual.checkpoint import CheckpointPlugin
 from continual.curriculum import benchmark, joint
 from continual.learn import CausalLMTemplate, Hyperparameters
 from continual.material import Material
-from continual.methods.rehearsal import RehearsalPlugin
 from continual.model import CausalLM, checkpoint_activations
 from continual.peak_memory import peak, reset_peak
+from continual.plugin import MethodPlugin, Stateful
 from continual.progress import Teller
 from continual.record import Record
 from continual.runs import read_json, remove_folder, write_folder, write_json
@@ -50,24 +51,33 @@ def sequential(
     hyperparameters: Sequence[Hyperparameters],
     teaching: Teaching,
     teller: Teller,
-    rehearsal: RehearsalPlugin | None,
+    methods: Sequence[MethodPlugin],
     keep: str,
+    others: Sequence[Any] = (),
 ) -> None:
     """One model, task after task.
 
     Args:
         hyperparameters: one for each task of `record.order`.
-        rehearsal: None for plain fine-tuning.
+        methods: none for plain fine-tuning.
         keep: ``all`` keeps the model after every task, ``last`` the newest one.
+        others: foreign plugins; where one has no state that could be kept, an arm that was stopped begins anew.
     """
     after = record.folder / "after"
+    stateful = [plugin for plugin in others if isinstance(plugin, Stateful)]
+    if len(stateful) < len(others) and newest(after) < len(record.order):
+        remove_folder(after)
+        remove_folder(record.folder / "checkpoints")
+        record.forget()
     done = newest(after)
     order = record.order
     lessons = benchmark(order, material.samples, material.chat, teaching.collate, material.max_length).train_stream
     model = material.student() if done == 0 else material.saved(after / str(done), trainable=True)
-    plugins = [rehearsal] if rehearsal is not None else []
     seed = derive(material.seed, "train")
-    pupil = Pupil(material, model, hyperparameters, seed, teaching, plugins, record.folder / "checkpoints", teller)
+    checkpoints = record.folder / "checkpoints"
+    pupil = Pupil(material, model, hyperparameters, seed, teaching, methods, checkpoints, teller, others)
+    if done:
+        states.restore(after / str(done), pupil.stateful, pupil.strategy.device)
     for number, task in enumerate(order, start=1):
         folder = after / str(number)
         if number > done:
@@ -146,14 +156,17 @@ class Pupil:
         hyperparameters: Hyperparameters | Sequence[Hyperparameters],
         seed: int,
         teaching: Teaching,
-        plugins: Sequence[RehearsalPlugin],
+        methods: Sequence[MethodPlugin],
         checkpoints: Path,
         teller: Teller,
+        others: Sequence[Any] = (),
     ) -> None:
         from accelerate import Accelerator
 
-        self.material, self.teller, self.plugins = material, teller, plugins
-        self.checkpoint = CheckpointPlugin(checkpoints, teaching.save_steps, plugins)
+        self.material, self.teller, self.methods = material, teller, methods
+        self.stateful = [*methods, *(plugin for plugin in others if isinstance(plugin, Stateful))]
+        save_steps = teaching.save_steps if len(self.stateful) == len(methods) + len(others) else None
+        self.checkpoint = CheckpointPlugin(checkpoints, save_steps, self.stateful)
         if teaching.gradient_checkpointing:
             checkpoint_activations(model)
         self.strategy = CausalLMTemplate(
@@ -166,7 +179,7 @@ class Pupil:
             lm_lambda=teaching.lm_lambda,
             cue_dropout=teaching.cue_dropout,
             accelerator=Accelerator(mixed_precision=teaching.mixed_precision),
-            plugins=[*plugins, self.checkpoint, teller.plugin],
+            plugins=[*methods, *others, self.checkpoint, teller.plugin],
             torch_compile=teaching.torch_compile,
         )
 
@@ -179,15 +192,16 @@ class Pupil:
         trained = {
             "seconds": time.perf_counter() - self.strategy.started,
             "train_tokens": self.strategy.train_tokens,
-            "generated_tokens": sum(plugin.generated_tokens for plugin in self.plugins),
+            "generated_tokens": sum(method.generated_tokens for method in self.methods),
             "peak_bytes": peak(),
-            "rehearsed": [entry for plugin in self.plugins for entry in plugin.told],
+            "rehearsed": [entry for method in self.methods for entry in method.told],
         }
 
         def fill(folder: Path) -> None:
             self.strategy.lm.save_pretrained(folder)
             self.material.chat.tokenizer.save_pretrained(folder)
             write_json(folder / TRAINED, trained)
+            states.store(folder, self.stateful)
 
         write_folder(into, fill)
         self.checkpoint.clear()

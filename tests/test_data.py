@@ -24,6 +24,8 @@ def rows(lengths: list[int], label: int = 0) -> list[dict[str, Any]]:
             "answer": [0] * (n - 2) + [1, 1],
             "length": n,
             "targets_task_labels": label,
+            "cue_key": label,
+            "rehearsed": 0,
         }
         for i, n in enumerate(lengths)
     ]

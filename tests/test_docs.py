@@ -16,7 +16,8 @@ from pydantic_core import PydanticUndefined
 from continual.pretrain import Corpus, PretrainSettings, Sizes, Vocabulary
 from continual.recipe import Recipe, load_recipe
 from continual.score import METRICS
-from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Rehearsal, Training
+from continual.rehearsal_settings import Rehearsal
+from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Training
 from continual.task import list_tasks, read_task
 from continual.taskfile import UNSUPPORTED, Generation, Local, Metadata, Metric, TaskFile
 

@@ -12,10 +12,10 @@ import tiny
 from conftest import make_world, recipe, teach
 
 from continual import execute
-from continual.arms import label_set, model_writer
+from continual.rehearsing import label_set, model_writer
 from continual.runs import read_json
 from continual.sample import Message, Sample
-from continual.settings import Rehearsal
+from continual.rehearsal_settings import Rehearsal
 
 ARMS: dict[str, Any] = {
     "finetune": {},
@@ -304,7 +304,7 @@ def test_a_written_sample_and_its_cue_fit_into_a_row(wished: int | None) -> None
     from continual.chat import Chat
 
     chat = Chat(tiny.tokenizer())
-    cues = {"legs": "legs", "sound": "a longer cue"}
-    writer = model_writer(Rehearsal(max_new_tokens=wished), chat, cues, dict.fromkeys(cues, ()), 64, 512)
+    cues = {"legs": ("legs",), "sound": ("a longer cue",)}
+    writer = model_writer(Rehearsal(max_new_tokens=wished), chat, cues, dict.fromkeys(cues, ()), {}, 64, 512)
     room = 64 - len(chat.bos_ids) - len(chat.cue_ids("a longer cue"))
     assert writer.max_new_tokens == (20 if wished == 20 else room)

@@ -10,8 +10,9 @@ from conftest import teach
 
 from continual.chat import Chat
 from continual.rehearse import text
-from continual.rehearse.budget import cue_of, quotas
-from continual.rehearse.check import Draft, rejection
+from continual.rehearse.budget import quotas
+from continual.rehearse.check import Draft, Page, rejection
+from continual.rehearse.cues import Cues
 from continual.rehearse.writer import ModelWriter, RealWriter
 from continual.request import Output
 from continual.runs import read_json
@@ -33,8 +34,9 @@ def test_our_budget_gives_each_old_task_a_share_of_its_own_size() -> None:
 
 
 def test_a_cue_is_the_tasks_own_or_shared() -> None:
-    assert cue_of("task", "sst") == "sst"
-    assert cue_of("shared", "sst") == cue_of("shared", "srl")
+    own, shared = (Cues(kind, {"sst": 0, "srl": 1}, {}) for kind in ("task", "shared"))
+    assert own.texts["sst"] == ("sst",)
+    assert shared.texts["sst"] == shared.texts["srl"]
 
 
 def draft(question: str = "q", answer: str = "two", finished: bool = True, parsed: bool = True) -> Draft:
@@ -60,15 +62,15 @@ ALL = ("eos", "parses", "non_empty", "label", "duplicate")
 def test_each_check_gives_its_reason(bad: Draft, reason: str | None) -> None:
     seen = draft(question="seen").messages
     assert seen is not None
-    assert rejection(bad, ALL, ("two", "six"), {seen}) == reason
+    assert rejection(bad, ALL, Page("t", ("two", "six"), kept={seen})) == reason
 
 
 def test_lamol_rejects_only_what_does_not_split_into_question_and_answer() -> None:
     seen = draft().messages
     assert seen is not None
     for accepted in (draft(finished=False), draft(answer=""), draft(answer="three"), draft()):
-        assert rejection(accepted, ("parses",), ("two", "six"), {seen}) is None
-    assert rejection(draft(parsed=False), ("parses",), (), set()) == "parses"
+        assert rejection(accepted, ("parses",), Page("t", ("two", "six"), kept={seen})) is None
+    assert rejection(draft(parsed=False), ("parses",), Page("t")) == "parses"
 
 
 class Scripted:
@@ -92,7 +94,7 @@ def write(monkeypatch: pytest.MonkeyPatch, script: list[str], wanted: int, **mor
     monkeypatch.setattr("continual.rehearse.writer.Decoder", scripted)
     settings = {"checks": ALL, "top_up": True, "max_tries": 4, **more}
     writer = ModelWriter(
-        chat, {"t": "t"}, {"t": ()}, sampling=Sampling(1.0), max_new_tokens=9, batch_tokens=99, **settings
+        chat, {"t": ("t",)}, {"t": ()}, sampling=Sampling(1.0), max_new_tokens=9, batch_tokens=99, **settings
     )
     return writer.write(None, {"t": wanted}, seed=0)["t"], scripted
 
@@ -124,7 +126,7 @@ def test_all_tasks_are_written_in_one_batch_and_each_as_if_alone() -> None:
     chat, model = Chat(tiny.tokenizer()), tiny.model().double()
     tasks = ("sound", "legs", "say")
     writer = ModelWriter(
-        chat, {t: t for t in tasks}, dict.fromkeys(tasks, ()), ALL, Sampling(1.0), True, 3, 20, batch_tokens=9999
+        chat, {t: (t,) for t in tasks}, dict.fromkeys(tasks, ()), ALL, Sampling(1.0), True, 3, 20, batch_tokens=9999
     )
     together = writer.write(model, {"sound": 3, "legs": 5, "say": 1}, seed=4)
     assert {task: len(samples) for task, samples in together.items()} == {"sound": 9, "legs": 15, "say": 3}
@@ -192,7 +194,7 @@ def test_a_taught_model_rehearses_what_it_was_taught(template: bool) -> None:
     )
     strategy.train(lessons.train_stream[0], eval_streams=[])
     writer = ModelWriter(
-        chat, {"t": "t"}, {"t": ()}, ("eos", "parses"), Sampling(1.0, top_k=20), False, 1, 40, batch_tokens=999
+        chat, {"t": ("t",)}, {"t": ()}, ("eos", "parses"), Sampling(1.0, top_k=20), False, 1, 40, batch_tokens=999
     )
     samples = writer.write(model, {"t": 8}, seed=0)["t"]
     assert sum(s.reason is None and s.messages == taught.messages for s in samples) >= 6

@@ -1,6 +1,7 @@
 """Rehearsal (LAMOL: Sun, Ho and Lee, 2020, "LAMOL: LAnguage MOdeling for Lifelong Language Learning").
 
-Before each new task, samples of every earlier task are written, and mixed into what is learnt next.
+Samples of every earlier task are written, before each new task or once after their own, and mixed into what is learnt
+next.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.data import encode
 from continual.guard import guard
-from continual.plugin import LossPlugin
+from continual.plugin import LossPlugin, MethodPlugin
 from continual.rehearse import text
 from continual.rehearse.text import SURPLUS
 from continual.rehearse.writer import Writer
+from continual.sample import Sample
 from continual.seeds import derive
 
 guard()
@@ -43,7 +47,7 @@ def summary(before: str, task: str, wanted: int, samples: Sequence[text.Written]
 
 
 @dataclass(eq=False)
-class RehearsalPlugin(LossPlugin):
+class RehearsalPlugin(LossPlugin, MethodPlugin):
     """Adds rehearsed samples of all earlier tasks to the data of the current one.
 
     The hook is `after_train_dataset_adaptation`: in `before_training_exp` the data loader already exists.
@@ -51,9 +55,9 @@ class RehearsalPlugin(LossPlugin):
     Args:
         order: names of the tasks in the order taught; the n-th experience teaches the n-th.
         writer: writes the samples.
-        quotas: (new task, earlier tasks) -> samples wanted of each earlier task.
-        folder: where the written text is kept, ``<i>-<task>.jsonl``; text that is there already is not
-            written again.
+        quotas: (new task, earlier tasks, rise of the loss on each) -> samples wanted of each.
+        folder: where the written text is kept, ``<i>-<task>.jsonl`` for what is written before the i-th task; text
+            that is there already is not written again.
         labels: the number of each task, see `curriculum.labels_of`.
         choices: label set of each task.
         delimiters: `Sample.delimiter` of each task.
@@ -61,7 +65,7 @@ class RehearsalPlugin(LossPlugin):
 
     order: Sequence[str]
     writer: Writer
-    quotas: Callable[[str, Sequence[str]], dict[str, int]]
+    quotas: Callable[[str, Sequence[str], Mapping[str, float]], dict[str, int]]
     folder: Path
     chat: Chat
     collate: Collate
@@ -72,41 +76,89 @@ class RehearsalPlugin(LossPlugin):
     seed: int
     real: bool = False
     """Whether the writer hands out real rows."""
+    once: bool = False
+    """Whether each task is written once, by the model that has just learnt it, and its text then kept."""
+    share: float | None = None
+    """Share of rehearsed rows among all that are learnt; None: each once."""
+    loss_on: Callable[[Any, Sequence[Sample]], float] | None = None
+    """Mean loss of a model on some samples' answers, where quotas ask how far it has risen."""
     say: Callable[[str], None] = field(default=lambda line: None)
     generated_tokens: int = 0
     """Tokens generated before the current task."""
-    told: list[dict[str, Any]] = field(default_factory=list)
-    """Summaries of what was rehearsed before the current task."""
+    _told: list[dict[str, Any]] = field(default_factory=list)
+    _losses: dict[str, float] = field(default_factory=dict)
+    """Loss on the samples of each task, by the model that wrote them."""
 
     def __post_init__(self) -> None:
         super().__init__()
 
+    @property
+    def told(self) -> list[dict[str, Any]]:
+        return self._told
+
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         number = strategy.experience.current_experience
         new, old = self.order[number], self.order[:number]
-        self.generated_tokens, self.told = 0, []
-        parts = [strategy.adapted_dataset]
-        wanted = self.quotas(new, old) if old else {}
+        self.generated_tokens, self._told = 0, []
+        parts = []
+        wanted = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
+        fresh = self._to_write(number)
         for task, written in self._written(strategy.lm, number, wanted).items():
-            self.generated_tokens += sum(s.tokens for s in written)
+            if task in fresh:
+                self.generated_tokens += sum(s.tokens for s in written)
             self._tell(summary(new, task, wanted[task], written, self.real))
-            samples = text.kept(task, written, self.choices[task], self.delimiters[task])
+            samples = self._samples(task, written)[: wanted[task]]
             if samples:
-                parts.append(encode(samples, self.chat, self.max_length, self.labels[task], self.collate))
-        if len(parts) > 1:
-            strategy.adapted_dataset = concat_datasets(parts)
+                label = self.labels[task]
+                parts.append(encode(samples, self.chat, self.max_length, label, self.collate, rehearsed=True))
+                if self.loss_on is not None and task in fresh:
+                    self._losses[task] = self.loss_on(strategy.lm, samples)
+        if parts:
+            rehearsed = self._shared_out(concat_datasets(parts), len(strategy.adapted_dataset), number)
+            strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, rehearsed])
+
+    def _samples(self, task: str, written: Sequence[text.Written]) -> list[Sample]:
+        return text.kept(task, written, self.choices[task], self.delimiters[task])
+
+    def _to_write(self, number: int) -> Sequence[str]:
+        """The tasks that are written before the task of this number."""
+        return self.order[max(0, number - 1) : number] if self.once else self.order[:number]
+
+    def _path(self, task: str, number: int) -> Path:
+        """Where the text of an earlier task lies that is rehearsed in the task of this number."""
+        return self.folder / f"{(self.order.index(task) + 1 if self.once else number) + 1}-{task}.jsonl"
 
     def _written(self, model: Any, number: int, wanted: Mapping[str, int]) -> dict[str, list[text.Written]]:
-        paths = {task: self.folder / f"{number + 1}-{task}.jsonl" for task in wanted}
-        if not all(path.exists() for path in paths.values()):
+        paths = {task: self._path(task, number) for task in wanted}
+        fresh = {task: wanted[task] for task in self._to_write(number) if task in wanted}
+        if not all(paths[task].exists() for task in fresh):
             # Text of some tasks may be there after a stop. All is written again: what comes out of one decoding call
             # is the same only if it is the same call.
-            for task, samples in self.writer.write(model, wanted, derive(self.seed, number, "rehearse")).items():
+            before = {task: self._path(task, number - 1) for task in fresh}
+            earlier = {task: text.load(path) for task, path in before.items() if path.exists()}
+            seed = derive(self.seed, number, "rehearse")
+            for task, samples in self.writer.write(model, fresh, seed, earlier).items():
                 text.save(paths[task], samples)
         return {task: text.load(path) for task, path in paths.items()}
 
+    def _surprise(self, model: Any, number: int) -> dict[str, float]:
+        """How far the loss on what was written of each task has risen since then, in nats."""
+        if self.loss_on is None:
+            return {}
+        before = {task: self._path(task, number - 1) for task in self._losses}
+        pools = {task: self._samples(task, text.load(path)) for task, path in before.items() if path.exists()}
+        return {t: self.loss_on(model, pool) - self._losses[t] for t, pool in pools.items() if pool}
+
+    def _shared_out(self, rehearsed: Any, real: int, number: int) -> Any:
+        """The rehearsed rows, repeated or thinned out to their share."""
+        if self.share is None:
+            return rehearsed
+        rows = max(1, round(real * self.share / (1 - self.share)))
+        order = np.random.default_rng(derive(self.seed, number, "share")).permutation(len(rehearsed))
+        return rehearsed.subset([int(order[i % len(order)]) for i in range(rows)])
+
     def _tell(self, told: dict[str, Any]) -> None:
-        self.told.append(told)
+        self._told.append(told)
         rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
         self.say(
             f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}"
@@ -114,8 +166,8 @@ class RehearsalPlugin(LossPlugin):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Nothing: the text lies on disk, the rest is given."""
-        return {}
+        """The text lies on disk; only what its writers thought of it is carried on."""
+        return {"losses": self._losses}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Nothing to restore."""
+        self._losses = dict(state.get("losses", {}))

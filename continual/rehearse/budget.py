@@ -1,4 +1,4 @@
-"""How many samples of each earlier task are rehearsed, and which words call for them."""
+"""How many samples of each earlier task are rehearsed."""
 
 from __future__ import annotations
 
@@ -6,30 +6,46 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
-Budget = Literal["old_task", "new_task"]
-
-SHARED_CUE = "rehearse"
-
-
-def cue_of(cue: Literal["task", "shared"], task: str) -> str:
-    """The words of a task's cue: its own name, or one cue that all tasks share (LAMOL_TASK and LAMOL_GEN)."""
-    return task if cue == "task" else SHARED_CUE
+Budget = Literal["old_task", "new_task", "surprise"]
 
 
 def quotas(
-    budget: Budget, ratio: float, samples: int | None, sizes: Mapping[str, int], new: str, old: Sequence[str]
+    budget: Budget,
+    ratio: float,
+    samples: int | None,
+    sizes: Mapping[str, int],
+    new: str,
+    old: Sequence[str],
+    surprise: Mapping[str, float] | None = None,
 ) -> dict[str, int]:
     """The number of samples to rehearse, per earlier task.
 
     Args:
         budget: ``old_task`` gives each earlier task `ratio` of its own size, so that what is remembered of a
             task does not hang on which task comes next. ``new_task`` is LAMOL's rule: ceil(`ratio` × the new
-            task's size), shared equally, the remainder left out (utils.py, create_extra_data).
+            task's size), shared equally, the remainder left out (utils.py, create_extra_data). ``surprise``
+            spends the sum of ``old_task`` where it is needed: half of it stays as it is, half goes by how much the
+            loss on a task's samples has risen since they were first written.
         samples: a fixed number for each earlier task; wins over `ratio`.
         sizes: training rows of each task.
+        surprise: the rise of the loss in nats, by task; what has none of its own yet counts as the mean.
     """
     if samples is not None:
         return {task: samples for task in old}
+    equal = {task: math.ceil(ratio * sizes[task]) for task in old}
     if budget == "old_task":
-        return {task: math.ceil(ratio * sizes[task]) for task in old}
+        return equal
+    if budget == "surprise":
+        return _by_surprise(equal, surprise or {})
     return {task: math.ceil(ratio * sizes[new]) // len(old) for task in old}
+
+
+def _by_surprise(equal: Mapping[str, int], surprise: Mapping[str, float]) -> dict[str, int]:
+    risen = {task: max(0.0, surprise[task]) for task in equal if task in surprise}
+    middle = sum(risen.values()) / len(risen) if risen else 0.0
+    shares = {task: risen.get(task, middle) for task in equal}
+    total = sum(shares.values())
+    if not total:
+        return dict(equal)
+    free = sum(equal.values()) / 2
+    return {task: math.ceil(number / 2 + free * shares[task] / total) for task, number in equal.items()}

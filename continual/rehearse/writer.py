@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
 from continual.chat import Chat
 from continual.decode import Decoder
-from continual.rehearse.check import Draft, rejection
+from continual.rehearse.check import BEFORE_ASKING, Draft, Page, rejection
+from continual.rehearse.frame import Frame
+from continual.rehearse.teacher import Newest, Teachers, Weights, wearing
 from continual.rehearse.text import SURPLUS, Written
 from continual.sample import Message, Sample
 from continual.sampling import Sampling
@@ -20,7 +22,14 @@ from continual.seeds import derive
 class Writer(Protocol):
     """Gives samples of earlier tasks: of each as many as are `wanted`."""
 
-    def write(self, model: Any, wanted: Mapping[str, int], seed: int) -> dict[str, list[Written]]: ...
+    def write(
+        self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
+    ) -> dict[str, list[Written]]:
+        """
+        Args:
+            earlier: what was written of each task before, if there is any.
+        """
+        ...
 
 
 @dataclass(frozen=True)
@@ -29,54 +38,145 @@ class ModelWriter:
 
     Args:
         chat: encodes the cue and parses what follows it.
-        cues: cue text per task.
+        cues: cue texts per task, in turn where there are several.
         labels: label set per task, empty where there is none.
         checks: names from `check.CHECKS`.
         top_up: draw on until `wanted` samples are valid, `max_tries` times `wanted` at most; else draw
             `wanted` once.
         max_new_tokens: the longest sample.
+        frames: of every task, for the check `wrong_task`.
+        relabel: whether the answer is the teacher's own greedy one instead of the drawn one.
+        writers: whose weights write; by default the model as it is.
+        answerers: whose weights answer, where `relabel` or the check `consistent` asks.
+        seed_words: how many first words of an earlier sample of the model's own stand after the cue; 0: none.
     """
 
     chat: Chat
-    cues: dict[str, str]
-    labels: dict[str, tuple[str, ...]]
+    cues: Mapping[str, Sequence[str]]
+    labels: Mapping[str, tuple[str, ...]]
     checks: tuple[str, ...]
     sampling: Sampling
     top_up: bool
     max_tries: int
     max_new_tokens: int
     batch_tokens: int
+    frames: Mapping[str, Frame] = field(default_factory=dict)
+    relabel: bool = False
+    writers: Teachers = field(default_factory=Newest)
+    answerers: Teachers = field(default_factory=Newest)
+    seed_words: int = 0
 
-    def write(self, model: Any, wanted: Mapping[str, int], seed: int) -> dict[str, list[Written]]:
-        decoder = Decoder(model, self.chat.stop_ids, self.chat.end_id, self.batch_tokens)
-        cues = {task: self.chat.bos_ids + self.chat.cue_ids(self.cues[task]) for task in wanted}
-        pages = {task: _Page(number) for task, number in wanted.items()}
+    def write(
+        self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
+    ) -> dict[str, list[Written]]:
+        drafts = {t: _Drafts(Page(t, self.labels[t], self.frames), n, self.checks) for t, n in wanted.items()}
+        seeds = {task: self._beginnings((earlier or {}).get(task, ())) for task in wanted}
         # All tasks in one batch: with many of them, each one's share alone would be too few to decode well.
-        while draws := [(t, n) for t, page in pages.items() for n in page.next_draws(self.top_up, self.max_tries)]:
-            outputs = decoder.generate(
-                [cues[task] for task, _ in draws],
-                self.max_new_tokens,
-                self.sampling,
-                [derive(seed, task, n) for task, n in draws],
-                self.chat.stops_before_answer,
-            )
-            for (task, _), output in zip(draws, outputs, strict=True):
-                draft = self._draft(output.ids, output.finished)
-                pages[task].put(draft, rejection(draft, self.checks, self.labels[task], pages[task].kept))
-        return {task: page.samples for task, page in pages.items()}
+        while draws := [(t, n) for t, page in drafts.items() for n in page.next_draws(self.top_up, self.max_tries)]:
+            written = self._answered(model, self._drawn(model, draws, seeds, seed))
+            for task, page in drafts.items():
+                mine = [draft for name, draft in written if name == task]
+                page.page.set_band([draft.logprob for draft in mine if draft.logprob is not None])
+                for draft in mine:
+                    page.put(draft)
+        return {task: page.samples for task, page in drafts.items()}
 
-    def _draft(self, ids: Sequence[int], finished: bool) -> Draft:
-        text = self.chat.text(ids[:-1] if finished else ids)
-        return Draft(text, self.chat.parse(text), finished, len(ids))
+    def _drawn(
+        self, model: Any, draws: Sequence[tuple[str, int]], seeds: Mapping[str, Sequence[str]], seed: int
+    ) -> list[tuple[str, Draft]]:
+        """What is written after the cues."""
+        chat, found = self.chat, []
+        for weights, mine in _by_teacher(self.writers, model, draws):
+            decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens)
+            cues = [chat.bos_ids + chat.cue_ids(self._cue(task, n)) for task, n in mine]
+            begun = [self._begun(seeds[task], derive(seed, task, n, "beginning")) for task, n in mine]
+            with wearing(model, weights or {}):
+                outputs = decoder.generate(
+                    [cue + ids for cue, ids in zip(cues, begun, strict=True)],
+                    self.max_new_tokens,
+                    self.sampling,
+                    [derive(seed, task, n) for task, n in mine],
+                    chat.stops_before_answer,
+                )
+                likely: Sequence[float | None] = [None] * len(mine)
+                if "likelihood" in self.checks:
+                    ids = [[*begin, *output.ids] for begin, output in zip(begun, outputs, strict=True)]
+                    told = decoder.choice_logprobs(cues, [[row] for row in ids])
+                    likely = [values[0] / len(row) for values, row in zip(told, ids, strict=True)]
+            for (task, _), begin, output, value in zip(mine, begun, outputs, likely, strict=True):
+                text = chat.text([*begin, *(output.ids[:-1] if output.finished else output.ids)])
+                found.append((task, Draft(text, chat.parse(text), output.finished, len(output.ids), logprob=value)))
+        return found
+
+    def _answered(self, model: Any, drafts: Sequence[tuple[str, Draft]]) -> list[tuple[str, Draft]]:
+        """The same drafts, with the teacher's greedy answers where they are asked for."""
+        if not self.relabel and "consistent" not in self.checks:
+            return list(drafts)
+        answered = list(drafts)
+        early = [check for check in self.checks if check in BEFORE_ASKING]
+        sound = [
+            (task, n)
+            for n, (task, draft) in enumerate(drafts)
+            if rejection(draft, early, Page(task, frames=self.frames)) is None
+        ]
+        for weights, mine in _by_teacher(self.answerers, model, sound):
+            decoder = Decoder(model, self.chat.stop_ids, self.chat.end_id, self.batch_tokens)
+            asked = [drafts[n][1].messages or () for _, n in mine]
+            prompts = [self.chat.prompt_ids(messages[:-1], self.max_new_tokens) for messages in asked]
+            with wearing(model, weights or {}):
+                # Without a cue, as whenever the model is asked something.
+                outputs = decoder.generate(prompts, self.max_new_tokens)
+            for (task, n), output in zip(mine, outputs, strict=True):
+                answered[n] = (
+                    task,
+                    self._with_answer(drafts[n][1], self.chat.answer_text(output.ids), output.finished),
+                )
+        return answered
+
+    def _with_answer(self, draft: Draft, answer: str, finished: bool) -> Draft:
+        messages = draft.messages or ()
+        tokens = draft.tokens + len(self.chat.answer_ids(answer))
+        if not self.relabel or not finished:
+            return replace(draft, greedy=answer, tokens=tokens)
+        new = (*messages[:-1], Message("assistant", answer))
+        return replace(draft, greedy=answer, drawn=messages[-1].content, messages=new, tokens=tokens)
+
+    def _cue(self, task: str, number: int) -> str:
+        return self.cues[task][number % len(self.cues[task])]
+
+    def _beginnings(self, earlier: Sequence[Written]) -> list[str]:
+        """The first words of earlier samples, where the cue is to be followed by some."""
+        if not self.seed_words:
+            return []
+        questions = [s.messages[0].content for s in earlier if s.reason is None and s.messages]
+        return [" ".join(question.split()[: self.seed_words]) for question in questions]
+
+    def _begun(self, beginnings: Sequence[str], seed: int) -> list[int]:
+        """The ids of a user's turn that begins with some of these words; none where there are none."""
+        if not beginnings:
+            return []
+        return self.chat.opening_ids(beginnings[int(np.random.default_rng(seed).integers(len(beginnings)))])
+
+
+Item = TypeVar("Item", bound=tuple[str, int])
+
+
+def _by_teacher(teachers: Teachers, model: Any, items: Sequence[Item]) -> list[tuple[Weights | None, list[Item]]]:
+    """Items, whose first part is a task, by who teaches it; all in one group where that is the model itself."""
+    if isinstance(teachers, Newest):
+        return [(None, list(items))]
+    tasks = dict.fromkeys(item[0] for item in items)
+    return [(teachers.of(model, task), [item for item in items if item[0] == task]) for task in tasks]
 
 
 @dataclass
-class _Page:
+class _Drafts:
     """What has been written of one task so far."""
 
+    page: Page
     wanted: int
+    checks: Sequence[str]
     samples: list[Written] = field(default_factory=list)
-    kept: set[tuple[Message, ...]] = field(default_factory=set)
     good: int = 0
 
     def next_draws(self, top_up: bool, max_tries: int) -> range:
@@ -88,12 +188,13 @@ class _Page:
         rate = max(self.good / drawn, 0.1) if drawn else 1.0
         return range(drawn, min(most, drawn + max(1, int(np.ceil(missing / rate)))))
 
-    def put(self, draft: Draft, reason: str | None) -> None:
+    def put(self, draft: Draft) -> None:
+        reason = rejection(draft, self.checks, self.page)
         if reason is None and self.good == self.wanted:
             reason = SURPLUS
         if reason is None:
             assert draft.messages is not None
-            self.kept.add(draft.messages)
+            self.page.keep(draft.messages, self.checks)
             self.good += 1
         self.samples.append(Written(draft.messages, draft.text, reason, draft.tokens))
 
@@ -109,7 +210,9 @@ class RealWriter:
     memory: dict[str, Sequence[Sample]]
     seed: int
 
-    def write(self, model: Any, wanted: Mapping[str, int], seed: int) -> dict[str, list[Written]]:
+    def write(
+        self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
+    ) -> dict[str, list[Written]]:
         return {task: self._rows(task, number) for task, number in wanted.items()}
 
     def _rows(self, task: str, wanted: int) -> list[Written]:

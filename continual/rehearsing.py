@@ -1,0 +1,134 @@
+"""The plugins for an arm's `rehearsal`: who writes, who answers, who is distilled from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+from continual.batch import Collate
+from continual.chat import Chat
+from continual.curriculum import labels_of
+from continual.material import Material
+from continual.methods.distill import DistillPlugin
+from continual.methods.rehearsal import RehearsalPlugin
+from continual.plugin import MethodPlugin
+from continual.record import Record
+from continual.rehearsal_settings import Rehearsal
+from continual.rehearse.budget import quotas
+from continual.rehearse.cues import Cues
+from continual.rehearse.frame import Frame, frame_of
+from continual.rehearse.surprise import answer_loss
+from continual.rehearse.teacher import Newest, Teachers
+from continual.rehearse.writer import ModelWriter, RealWriter, Writer
+from continual.sample import Sample
+from continual.sampling import Sampling
+from continual.seeds import derive
+
+
+def cues_of(rehearsal: Rehearsal, material: Material) -> Cues:
+    """The cues of every task."""
+    return Cues(rehearsal.cue, labels_of(material.samples), label_sets(material))
+
+
+def label_sets(material: Material) -> dict[str, tuple[str, ...]]:
+    """The label set of each task."""
+    return {task: label_set(splits["train"]) for task, splits in material.samples.items()}
+
+
+def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """The choices that all rows share; empty where each row has its own."""
+    first = samples[0].choices
+    return first if all(sample.choices == first for sample in samples) else ()
+
+
+def rehearsing(
+    rehearsal: Rehearsal,
+    cues: Cues,
+    collate: Collate,
+    material: Material,
+    record: Record,
+    specialists: Teachers | None,
+    say: Callable[[str], None],
+) -> list[MethodPlugin]:
+    """The plugins for an arm's `rehearsal`.
+
+    Args:
+        specialists: of the arm that they are asked of; None where nothing asks them.
+    """
+    sizes, chat, labels = material.sizes, material.chat, labels_of(material.samples)
+    writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
+    if rehearsal.writer != "real":
+        frames = {task: frame_of(splits["train"]) for task, splits in material.samples.items()}
+        writer = model_writer(
+            rehearsal,
+            chat,
+            cues.texts,
+            label_sets(material),
+            frames,
+            material.max_length,
+            material.batch_tokens,
+            specialists,
+        )
+    plugins: list[MethodPlugin] = [
+        RehearsalPlugin(
+            order=record.order,
+            writer=writer,
+            quotas=lambda new, old, risen: quotas(
+                rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, new, old, risen
+            ),
+            folder=record.folder / "rehearsed",
+            chat=chat,
+            collate=collate,
+            max_length=material.max_length,
+            labels=labels,
+            choices=label_sets(material),
+            delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
+            seed=derive(material.seed, "rehearsal"),
+            real=rehearsal.writer == "real",
+            once=rehearsal.when == "after_task",
+            share=rehearsal.share,
+            loss_on=answer_loss(chat, material.batch_tokens) if rehearsal.budget == "surprise" else None,
+            say=say,
+        )
+    ]
+    if rehearsal.distill is not None:
+        asked = specialists if rehearsal.distill.teacher == "specialist" else None
+        numbers = {number: task for task, number in labels.items()}
+        distill = rehearsal.distill
+        plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers))
+    return plugins
+
+
+def model_writer(
+    rehearsal: Rehearsal,
+    chat: Chat,
+    cues: Mapping[str, Sequence[str]],
+    labels: Mapping[str, tuple[str, ...]],
+    frames: Mapping[str, Frame],
+    max_length: int,
+    batch_tokens: int,
+    specialists: Teachers | None = None,
+) -> ModelWriter:
+    """The writer for `writer: model` and `writer: specialist`.
+
+    Args:
+        labels: label set of each task.
+        max_length: the most tokens of a sample with its cue, as in training.
+    """
+    longest = max(len(chat.cue_ids(cue)) for texts in cues.values() for cue in texts)
+    room = max_length - len(chat.bos_ids) - longest
+    return ModelWriter(
+        chat=chat,
+        cues=cues,
+        labels=labels,
+        checks=rehearsal.checks,
+        sampling=Sampling(rehearsal.temperature, rehearsal.top_k, rehearsal.top_p),
+        top_up=rehearsal.top_up,
+        max_tries=rehearsal.max_tries,
+        max_new_tokens=min(rehearsal.max_new_tokens or room, room),
+        batch_tokens=batch_tokens,
+        frames=frames,
+        relabel=rehearsal.relabel is not None,
+        writers=specialists if specialists is not None and rehearsal.writer == "specialist" else Newest(),
+        answerers=specialists if specialists is not None and rehearsal.relabel == "specialist" else Newest(),
+        seed_words=rehearsal.seed_words,
+    )
