@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence, Sized
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from continual import yamlfile
+from continual import catalogue, yamlfile
 from continual.errors import ContinualError
 from continual.problems import did_you_mean
 from continual.recipe import find_recipe, load_recipe, shipped_recipes, task_folders
@@ -130,6 +130,8 @@ def _runs(folders: Sequence[Path]) -> Iterable[Row]:
 def _methods(folders: Sequence[Path]) -> Iterable[Row]:
     for name, (setting, summary) in METHODS.items():
         yield setting, name, summary
+    for name, method in catalogue.METHODS.items():
+        yield f"method: {name}", name, f"{method.summary} ({method.source})"
 
 
 def _run_folders() -> list[Path]:

@@ -15,8 +15,8 @@ from pydantic_core import PydanticUndefined
 
 from continual.pretrain import Corpus, PretrainSettings, Sizes, Vocabulary
 from continual.recipe import Recipe, load_recipe
+from continual.rehearsal_settings import Distill, Rehearsal
 from continual.score import METRICS
-from continual.rehearsal_settings import Rehearsal
 from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Training
 from continual.task import list_tasks, read_task
 from continual.taskfile import UNSUPPORTED, Generation, Local, Metadata, Metric, TaskFile
@@ -60,6 +60,7 @@ OF_RECIPE: dict[str, type[BaseModel]] = {
     "training": Training,
     "An arm": Arm,
     "rehearsal": Rehearsal,
+    "distill": Distill,
     "evaluate": Evaluate,
     "pretrain": PretrainSettings,
     "corpus": Corpus,

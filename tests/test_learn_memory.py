@@ -19,7 +19,13 @@ from continual.model import CausalLM, add_adapter, check_compiler, checkpoint_ac
 from continual.plugin import LossPlugin
 
 ROWS = [
-    {"input_ids": list(range(10, 10 + n)), "answer": [0] * 3 + [1] * (n - 3), "targets_task_labels": 0, "cue_key": 0, "rehearsed": 0}
+    {
+        "input_ids": list(range(10, 10 + n)),
+        "answer": [0] * 3 + [1] * (n - 3),
+        "targets_task_labels": 0,
+        "cue_key": 0,
+        "rehearsed": 0,
+    }
     for n in (5, 9, 30, 17)
 ]
 TWO_STEPS = Hyperparameters(

@@ -7,7 +7,14 @@ from continual.errors import ContinualError
 from continual.model import CausalLM, add_adapter, load_model, load_tokenizer, max_positions
 
 ROWS = [
-    {"input_ids": list(range(10, 10 + n)), "answer": [0] * 3 + [1] * (n - 3), "targets_task_labels": 0, "cue_key": 0, "rehearsed": 0} for n in (5, 9)
+    {
+        "input_ids": list(range(10, 10 + n)),
+        "answer": [0] * 3 + [1] * (n - 3),
+        "targets_task_labels": 0,
+        "cue_key": 0,
+        "rehearsed": 0,
+    }
+    for n in (5, 9)
 ]
 
 

@@ -1,0 +1,97 @@
+"""Frames, near-duplicates, self-consistency, likelihood, cues by label, surprise, shares."""
+
+import numpy as np
+import pytest
+import tiny
+
+from continual.chat import Chat
+from continual.rehearse.budget import quotas
+from continual.rehearse.check import Draft, Page, rejection
+from continual.rehearse.cues import Cues
+from continual.rehearse.frame import Frame, frame_of, wrong_task
+from continual.rehearse.minhash import resemblance, shingles, signature
+from continual.sample import Message, Sample
+
+
+def asked(question: str, answer: str = "yes") -> tuple[Message, ...]:
+    return (Message("user", question), Message("assistant", answer))
+
+
+def rows(*questions: str) -> list[Sample]:
+    return [Sample("t", asked(question)) for question in questions]
+
+
+END = "is this review negative or positive?"
+
+
+def test_a_frame_is_what_all_prompts_begin_and_end_with() -> None:
+    assert frame_of(rows(f"a film\n{END}", f"the fill\n{END}")) == Frame("", END)
+    assert frame_of(rows("Sort it: abc", "Sort it: abd")) == Frame("Sort it:", "")
+    assert not frame_of(rows("what?", "who sees it?")).telling
+
+
+def test_words_are_not_cut_by_a_frame() -> None:
+    # "bad" and "sad" end alike, "say" and "sad" begin alike: neither letter belongs to a frame.
+    assert frame_of(rows("say bad", "sad sad")) == Frame("", "")
+
+
+FRAMES = {"sst": Frame("", END), "srl": Frame("", "")}
+
+
+def test_a_sample_that_asks_another_tasks_question_is_rejected() -> None:
+    page = Page("srl", frames=FRAMES)
+    assert rejection(Draft("", asked(f"He sold it.\n{END}"), True, 9), ("wrong_task",), page) == "wrong_task"
+    assert rejection(Draft("", asked("He sold it.\nwho sold something?"), True, 9), ("wrong_task",), page) is None
+    assert wrong_task("sst", asked("He sold it.\nwho sold something?"), FRAMES)
+    assert not wrong_task("sst", asked(f"dull.\n{END}"), FRAMES)
+
+
+def test_minhash_estimates_the_share_of_common_shingles() -> None:
+    one, two = " ".join(map(str, range(100))), " ".join(map(str, range(50, 150)))
+    a, b = shingles(one), shingles(two)
+    true = len(a & b) / len(a | b)  # 48 of 148
+    assert resemblance(signature(one), signature(two)[None])[0] == pytest.approx(true, abs=0.18)
+    assert resemblance(signature(one), np.array([signature(one)]))[0] == 1.0
+
+
+def test_near_duplicates_are_rejected() -> None:
+    long = " ".join(f"word{n}" for n in range(60))
+    page, checks = Page("t"), ("near_duplicate",)
+    page.keep(asked(long), checks)
+    assert rejection(Draft("", asked(long + " more"), True, 9), checks, page) == "near_duplicate"
+    assert rejection(Draft("", asked("something else altogether"), True, 9), checks, page) is None
+
+
+def test_an_answer_must_be_the_models_own() -> None:
+    page = Page("t")
+    drawn = Draft("", asked("q", "negative"), True, 9, greedy="positive")
+    assert rejection(drawn, ("consistent",), page) == "consistent"
+    relabelled = Draft("", asked("q", "positive"), True, 9, greedy="positive", drawn="negative")
+    assert rejection(relabelled, ("consistent",), page) == "consistent"
+    assert rejection(Draft("", asked("q", "positive"), True, 9, greedy=" positive"), ("consistent",), page) is None
+
+
+def test_the_band_lies_around_the_median() -> None:
+    page = Page("t")
+    page.set_band([-1.0, -1.1, -0.9, -1.2, -5.0])  # median -1.1, median deviation 0.1: between -1.4 and -0.8
+    assert page.band == pytest.approx((-1.4, -0.8))
+    assert rejection(Draft("", asked("q"), True, 9, logprob=-5.0), ("likelihood",), page) == "likelihood"
+    assert rejection(Draft("", asked("q"), True, 9, logprob=-0.5), ("likelihood",), page) == "likelihood"
+    assert rejection(Draft("", asked("q"), True, 9, logprob=-1.3), ("likelihood",), page) is None
+
+
+def test_a_cue_for_each_label() -> None:
+    cues = Cues("label", {"sst": 0, "srl": 1}, {"sst": ("negative", "positive"), "srl": ()})
+    assert cues.texts == {"sst": ("sst: negative", "sst: positive"), "srl": ("srl",)}
+    keys = [cues.key(Sample("sst", asked("q", answer))) for answer in ("negative", "positive", "neither")]
+    assert keys == [2, 3, 2] and cues.key(Sample("srl", asked("q"))) == 1
+    chat = Chat(tiny.tokenizer())
+    assert cues.ids(chat)[3] == chat.cue_ids("sst: positive")
+
+
+def test_surprise_moves_half_of_the_budget() -> None:
+    sizes = {"a": 100, "b": 100, "c": 50}
+    # a share of 0.2: 20, 20 and 10; the losses rose by 0.3, 0.1 and not at all: 25 go out as 3 : 1 : 0.
+    wanted = quotas("surprise", 0.2, None, sizes, "new", ["a", "b", "c"], {"a": 0.3, "b": 0.1, "c": -0.2})
+    assert wanted == {"a": 29, "b": 17, "c": 5}
+    assert quotas("surprise", 0.2, None, sizes, "new", ["a", "b"], {}) == {"a": 20, "b": 20}
