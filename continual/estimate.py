@@ -164,12 +164,11 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
         tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in stage.items())
         total.train_tokens += round(tokens * training.num_train_epochs)
         total.steps += training.num_train_epochs * _steps(training, rows, tokens)
-    # Arms without a sequence are measured once, at their end.
-    measured = len(order) if teach == "sequential" else 1
-    once = examination(order)
-    total.answers = measured * once.answers
-    total.answer_tokens = measured * once.answer_tokens
-    total.read_tokens = measured * once.read_tokens
+    measured = list(order)
+    if teach == "sequential":  # else an arm is measured once, at its end
+        measured += order[:-1] if recipe.evaluate.after == "own_and_last" else (len(order) - 1) * order
+    exams = examination(measured)
+    total.answers, total.answer_tokens, total.read_tokens = exams.answers, exams.answer_tokens, exams.read_tokens
     return total
 
 

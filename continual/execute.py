@@ -103,6 +103,7 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
         set={key: value for key, value in plan.set.items() if key != "curriculum"},
         order=list(plan.order),
         tasks=list(recipe.tasks),
+        whole=recipe.evaluate.after == "every_task",
     )
     if record.teach == "multitask":
         record.cost.real_rows_kept = None

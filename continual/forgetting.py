@@ -2,8 +2,9 @@
 
 R is a list of rows. Row 0 holds the scores of the untaught base, row i those of the model after the i-th
 task; columns stand in the order taught (see `in_order`). Scores are fractions in [0, 1]. ``None`` is an
-unknown cell, and a figure that needs an unknown cell is ``None``, as is one that is not defined (BWT of one
-task). BWT and FWT are signed; forgetting, intransigence and the gaps are positive when something was lost.
+unknown cell, and a figure that needs an unknown cell is ``None`` (the maximum in forgetting is over what is
+known), as is one that is not defined (BWT of one task). BWT and FWT are signed; forgetting, intransigence and
+the gaps are positive when something was lost.
 
 In the formulae T is the number of tasks, and i, j, k, l count from 1; R[0] is the base.
 """
@@ -119,9 +120,8 @@ def _minus(a: Cell, b: Cell) -> Cell:
     return None if a is None or b is None else a - b
 
 
-def _max(cells: Sequence[Cell]) -> Cell:
-    known = [cell for cell in cells if cell is not None]
-    return max(known) if len(known) == len(cells) else None
+def _best_known(cells: Sequence[Cell]) -> Cell:
+    return max((cell for cell in cells if cell is not None), default=None)
 
 
 def _steps(R: Matrix) -> int:
@@ -182,10 +182,11 @@ def forgetting(R: Matrix) -> Cell:
     """1/(T−1) · Σ_{j<T} (max_{l∈1..T−1} R[l][j] − R[T][j]) (Chaudhry et al. 2018); None for T = 1.
 
     The maximum leaves out the base and the last row, so a task that still rises at the end counts below zero
-    (other libraries put the last row into the maximum, and can never be negative).
+    (other libraries put the last row into the maximum, and can never be negative). It is taken over the rows
+    that are known; where a task was examined only when it was taught and at the end, that is -BWT.
     """
     T = _steps(R)
-    return _mean([_minus(_max([R[k][j] for k in range(1, T)]), R[T][j]) for j in range(T - 1)])
+    return _mean([_minus(_best_known([R[k][j] for k in range(1, T)]), R[T][j]) for j in range(T - 1)])
 
 
 def intransigence(R: Matrix, reference: Sequence[Cell]) -> Cell:

@@ -53,6 +53,8 @@ class Record:
     set: dict[str, Any]
     order: list[str]
     tasks: list[str]
+    whole: bool = True
+    """Whether every row of R is examined in full; else only the base, each task's own cell and the last row."""
     rows: list[str] = field(default_factory=list)
     R: Matrix = field(default_factory=list)
     ci: list[list[Interval | None]] = field(default_factory=list)
@@ -94,10 +96,11 @@ class Record:
         write_json(self.path, content)
 
     def missing(self, row: int) -> list[str]:
-        """Tasks without a score in a row (all, if the row is not there yet)."""
-        if row >= len(self.R):
-            return list(self.tasks)
-        return [task for task, cell in zip(self.tasks, self.R[row], strict=True) if cell is None]
+        """Tasks that are to be examined for a row, and have no score in it yet."""
+        last = len(self.order) if self.teach == "sequential" else 1
+        asked = self.tasks if self.whole or row in (0, last) else [self.order[row - 1]]
+        known = self.R[row] if row < len(self.R) else [None] * len(self.tasks)
+        return [task for task, cell in zip(self.tasks, known, strict=True) if cell is None and task in asked]
 
     def put(self, row: int, name: str, exams: Mapping[str, Exam], results: Mapping[str, Result]) -> None:
         """Write scores and predictions into a row of R, the next one or one that has gaps."""

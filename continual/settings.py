@@ -243,6 +243,9 @@ class Evaluate(Settings):
     limit: int | None = Field(None, ge=1)
     """Rows of each test split, the same ones for every seed and arm; null: all."""
 
+    after: Literal["every_task", "own_and_last"] = "every_task"
+    """Examine every task after each one; or each right after it was taught, and all of them at the end."""
+
     split: Literal["test", "dev"] = "test"
     """`dev` for choosing and tuning: rows held out of train, so that the test rows stay untouched."""
 

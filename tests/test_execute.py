@@ -256,6 +256,39 @@ def test_a_sweep_over_orders_keeps_the_columns_and_permutes_the_rows(world: Path
     assert "in the order first sound legs" in (run / "README.md").read_text()
 
 
+def test_only_its_own_task_is_examined_after_each_and_all_at_the_end(world: Path) -> None:
+    from continual import report
+
+    order = ["legs", "first", "sound"]
+    settings: dict[str, Any] = {
+        "arms": {"finetune": {}, "apart": {"teach": "specialists"}, "multitask": {"teach": "multitask"}},
+        "training": QUICK,
+        "adapter": {"r": 2},
+        "curriculum": ["sound", "legs", "first"],
+        "sweep": {"curriculum": [order]},
+    }
+    whole = teach(world, **settings, output_dir=str(world / "whole"))
+    sparse = teach(world, **settings, evaluate={"limit": 8, "after": "own_and_last"})
+    for arm in settings["arms"]:
+        (one,) = read_json(whole / "results.json")["arms"][arm]["runs"]
+        (other,) = read_json(sparse / "results.json")["arms"][arm]["runs"]
+        examined = [[True] * 3, [False, True, False], [False, False, True], [True] * 3]
+        if arm != "finetune":
+            examined = [[True] * 3] * 2
+        expected = [
+            [cell if asked else None for cell, asked in zip(*pair, strict=True)]
+            for pair in zip(one["R"], examined, strict=True)
+        ]
+        assert other["R"] == expected
+        assert other["figures"]["acc"] == one["figures"]["acc"] and other["figures"]["bwt"] == one["figures"]["bwt"]
+    folder = next((sparse / "arms/finetune").iterdir())
+    assert len(list((folder / "predictions").iterdir())) == 1 + 1 + 3
+    before = {path: path.stat().st_mtime_ns for path in sparse.rglob("run.json")}
+    teach(world, **settings, evaluate={"limit": 8, "after": "own_and_last"})  # nothing is missing
+    assert {path: path.stat().st_mtime_ns for path in sparse.rglob("run.json")} == before
+    assert "not examined" in report.page([sparse]) and "not examined" not in report.page([whole])
+
+
 def test_a_sweep_of_one_arm_leaves_the_others_alone(world: Path) -> None:
     arms = {"finetune": {}, "rehearsal": ARMS["rehearsal"]}
     sweep = {"arms.rehearsal.rehearsal.ratio": [0.1, 0.4]}

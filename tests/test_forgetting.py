@@ -84,6 +84,16 @@ def test_an_unknown_cell_empties_exactly_the_figures_that_need_it() -> None:
     assert [name for name, value in found.items() if value is None] == gone
 
 
+def test_with_the_diagonal_and_the_last_row_forgetting_is_the_fall_since_taught() -> None:
+    sparse: list[list[float | None]] = [[0.1, 0.2, 0.3], [0.9, None, None], [None, 0.8, None], [0.6, 0.4, 0.7]]
+    found = f.figures(sparse, TASKS, TASKS, MULTITASK, SPECIALISTS)
+    assert [name for name, value in found.items() if value is None] == ["average_incremental_acc", "fwt"]
+    assert found["forgetting"] == pytest.approx(((0.9 - 0.6) + (0.8 - 0.4)) / 2)
+    whole = f.figures(R, TASKS, TASKS, MULTITASK, SPECIALISTS)
+    assert all(found[name] == whole[name] for name in ("acc", "learning_acc", "bwt", "intransigence"))
+    assert f.forgetting([[0.0, 0.0], [None, 0.0], [0.4, 0.9]]) is None
+
+
 def test_an_arm_without_a_sequence_has_only_acc_and_the_gap_to_multitask() -> None:
     found = f.figures([R[0], SPECIALISTS], TASKS, TASKS, MULTITASK, SPECIALISTS, sequential=False)
     known = {name: value for name, value in found.items() if value is not None}

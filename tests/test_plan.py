@@ -105,6 +105,12 @@ def test_cost_of_finetuning():
     assert cost.read_tokens == 3 * (50 * 15 + 10 * 28 + 20 * 9)
 
 
+def test_fewer_answers_where_each_task_is_examined_after_itself_and_at_the_end():
+    cost = estimate.cost(recipe(arms={"x": {}}, evaluate={"after": "own_and_last"}), "x", SIZES, BASE)
+    assert cost.answers == (50 + 10) + (50 + 10 + 20)
+    assert cost.answer_tokens == (50 * 5 + 10 * 2) + (50 * 5 + 10 * 2 + 20 * 1)
+
+
 def test_cost_of_rehearsal_by_the_old_tasks():
     cost = estimate.cost(recipe(arms={"x": {"rehearsal": {"ratio": 0.2}}}), "x", SIZES, BASE)
     # 20 of a before b; 20 of a and 8 of b before c

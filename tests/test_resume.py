@@ -114,6 +114,25 @@ def test_a_grown_curriculum_goes_on_from_the_finished_run(world: Path, keep: str
     assert len(read_json(run / "arms/multitask/seed0/run.json")["R"][1]) == 3
 
 
+def test_a_curriculum_with_gaps_in_r_dies_goes_on_and_grows(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = {"arms": ARMS, "adapter": ADAPTER, "evaluate": {"limit": 8, "after": "own_and_last"}}
+    whole = matrices(teach(world, **settings, output_dir=str(world / "whole")))
+    for nth in (5, 9):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            die_at(patch, nth)
+            teach(world, **settings)
+    run = teach(world, **settings)
+    assert matrices(run) == whole
+    teach(world, **settings, curriculum=["sound", "legs", "first"])
+    R = read_json(run / "arms/rehearsal/seed0/run.json")["R"]
+    assert [[cell is not None for cell in row] for row in R[1:]] == [
+        [True, False, False],
+        [True, True, False],  # it was the last row, once
+        [True, True, True],
+    ]
+    assert read_json(run / "results.json")["unfinished"] == []
+
+
 def test_a_grown_run_equals_one_that_knew_all_tasks_from_the_start(world: Path) -> None:
     three = ["sound", "legs", "first"]
     settings = {"arms": ARMS, "adapter": ADAPTER}

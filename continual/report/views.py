@@ -61,6 +61,11 @@ class View:
     order: list[str]
     matrices: list[ArmMatrix]
 
+    @property
+    def gaps(self) -> bool:
+        """Whether some cell of R is not known."""
+        return any(cell is None for matrix in self.matrices for row in matrix.R for cell in row)
+
 
 def colours(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
     """A place in the palette for each arm's name, in the order in which the names appear."""
