@@ -30,17 +30,27 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
     return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
 
 
+def paired(told: dict[str, Any] | None) -> str:
+    """A paired difference in points, with its interval."""
+    if told is None:
+        return "–"
+    return f"{100 * told['difference']:+.1f} [{100 * told['ci'][0]:+.1f}, {100 * told['ci'][1]:+.1f}]"
+
+
 def arms(collected: dict[str, Any]) -> list[str]:
     rows = []
     for arm, content in collected["arms"].items():
-        groups = content["mean"], content["std"]
-        for mean, std in zip(*groups, strict=True) if isinstance(groups[0], list) else [groups]:
-            swept = ", ".join(f"{k}={v}" for k, v in mean.get("set", {}).items())
-            costs = [run["cost"] for run in content["runs"]]
+        told = content["mean"], content["std"], content["paired"]
+        groups = results.by_set(content["runs"])
+        of_groups = [told] if len(groups) == 1 else zip(*told, strict=True)
+        for (settings, runs), (mean, std, pair) in zip(groups, of_groups, strict=True):
+            swept = ", ".join(f"{k}={v}" for k, v in settings.items())
+            costs = [run["cost"] for run in runs]
             n = len(costs)
             rows.append(
                 [f"{arm} {swept}".strip()]
                 + [percent(mean.get(key), std.get(key)) for key in FIGURES]
+                + [paired(pair), str(n)]
                 + [
                     f"{sum(c['seconds'] for c in costs) / n:.0f}",
                     f"{sum(c['train_tokens'] for c in costs) / n:,.0f}",
@@ -50,7 +60,7 @@ def arms(collected: dict[str, Any]) -> list[str]:
                 ]
             )
     costs = ["s", "tokens trained", "generated", "peak MiB", "real rows kept"]
-    return table(["arm", *FIGURES.values(), *costs], rows)
+    return table(["arm", *FIGURES.values(), "paired with multitask", "runs", *costs], rows)
 
 
 def matrices(collected: dict[str, Any]) -> list[str]:

@@ -162,11 +162,12 @@ def report(
     from continual import report as reports
     from continual import results
     from continual.listing import find_run
+    from continual.runs import read_json
 
     folders, console = [find_run(name) for name in runs], _console()
     page = reports.write(folders, out)
     for folder in folders:
-        reports.tables(results.collect(folder), console)
+        reports.tables(read_json(folder / results.FILE), console)
     console.print(f"the page: {page}", highlight=False)
 
 

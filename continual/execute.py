@@ -172,10 +172,9 @@ def _begin(
 def _finish(run: Run, manifest: dict[str, Any], console: Console) -> None:
     from continual import card, report, results
 
-    collected = results.collect(run.path)
-    write_json(run.path / "results.json", collected)
-    write_text(run.path / "README.md", card.card(collected))
     report.write([run.path], run.path / "report.html")
+    collected = read_json(run.path / results.FILE)
+    write_text(run.path / "README.md", card.card(collected))
     run.write_manifest({**manifest, "state": "finished"})
     report.tables(collected, console)
     report.last_words(collected, run.path, console)

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any
 
 from continual.forgetting import FORMULAE, Cell, figures
+from continual.pairing import compare
 from continual.runs import Run, read_json, read_matrix, write_json
 
 SCHEMA = 1
+FILE = "results.json"
 ORDER_KEYS = ("curriculum", "seed", "seeds")
 """Swept keys that say in which order and with which chance, not what: mean and std run over them."""
 
@@ -59,6 +61,10 @@ def collect(run_dir: Path) -> dict[str, Any]:
             )
         if runs:
             arms[arm] = {"teach": runs[0]["teach"], "runs": runs, **_mean_and_std(runs)}
+    groups = [(arm, group, runs) for arm, entry in arms.items() for group, runs in by_set(entry["runs"])]
+    paired = compare(run_dir, groups, tasks, manifest.get("metrics", {}))
+    for arm, entry in arms.items():
+        entry["paired"] = _against_multitask(arm, entry, arms, paired)
     return {
         "schema": SCHEMA,
         "name": manifest["name"],
@@ -67,6 +73,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
         "tasks": tasks,
         "metrics": manifest.get("metrics", {}),
         "arms": arms,
+        "paired": paired,
         "unfinished": unfinished,
         "formulae": {name: vars(formula) for name, formula in FORMULAE.items()},
     }
@@ -75,7 +82,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
 def write(run_dir: Path) -> dict[str, Any]:
     """Collect the results and write them to results.json in `run_dir`, whole or not at all."""
     results = collect(run_dir)
-    write_json(run_dir / "results.json", results)
+    write_json(run_dir / FILE, results)
     return results
 
 
@@ -178,6 +185,17 @@ def _mean_and_std(runs: list[dict[str, Any]]) -> dict[str, Any]:
         "mean": [{"set": group, **over(members, mean)} for group, members in groups],
         "std": [{"set": group, **over(members, std)} for group, members in groups],
     }
+
+
+def _against_multitask(arm: str, entry: dict[str, Any], arms: dict[str, Any], paired: list[dict[str, Any]]) -> Any:
+    """The arm's paired difference to the (first) multitask arm; a list of one for each set, if there are several."""
+    bound = next((name for name, other in arms.items() if other["teach"] == "multitask"), None)
+    groups = [group for group, _ in by_set(entry["runs"])]
+    told = [
+        next((p for p in paired if p["arm"] == arm and p["against"] == bound and p["set"] == group), None)
+        for group in groups
+    ]
+    return told[0] if len(groups) == 1 else told
 
 
 def mean(values: Sequence[Cell]) -> Cell:

@@ -58,8 +58,12 @@ def write_arm(
     run: str | None = None,
     cost: dict[str, float] | None = None,
     rehearsed: Sequence[dict[str, Any]] = (),
+    answers: dict[str, Sequence[float]] | None = None,
 ) -> Path:
-    """One run of one arm; `R` has its columns in the order of `tasks`, and may lack its last rows."""
+    """One run of one arm; `R` has its columns in the order of `tasks`, and may lack its last rows.
+
+    `answers`: by task, the score of each test row at the end, to be written as predictions.
+    """
     order = list(order or tasks)
     folder = run_dir / "arms" / arm / (run or f"seed{seed}")
     folder.mkdir(parents=True)
@@ -88,6 +92,14 @@ def write_arm(
         "rehearsed": list(rehearsed),
     }
     (folder / "run.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
+    for task, scores in (answers or {}).items():
+        (folder / "predictions").mkdir(exist_ok=True)
+        lines = [
+            {"prompt": f"Row {n}\u2028?", "prediction": "yes", "references": [], "score": s}
+            for n, s in enumerate(scores)
+        ]
+        text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+        (folder / "predictions" / f"{len(R) - 1}-{task}.jsonl").write_text(text, encoding="utf-8")
     return folder
 
 

@@ -20,7 +20,7 @@ chat correlation overlap statematch score forgetting runs
 yamlfile settings overrides wording taskfile rendering sources task recipe
 data crossentropy model sampling kvcache request stoptext fold decode evaluate rehearse curriculum learn methods
 states record checkpoint material rehearsing teach
-arms results report card estimate plan execute
+arms paired pairing results report card estimate plan execute
 vocabulary corpus pretrain show talk
 listing cli __main__
 """.split()

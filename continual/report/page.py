@@ -11,8 +11,8 @@ from markupsafe import Markup, escape
 
 from continual import results as results_module
 from continual.forgetting import FORMULAE
-from continual.report import curves, plots, svg
-from continual.report.numbers import COSTS, figure, percent
+from continual.report import curves, pairs, plots, svg
+from continual.report.numbers import COSTS, figure, percent, points
 from continual.report.rehearsed import Batch, batches
 from continual.report.svg import Picture
 from continual.report.views import Row, View, colours, rows_of, views_of
@@ -47,9 +47,7 @@ def write(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
     Returns:
         Where the page is.
     """
-    for run_dir in run_dirs:
-        results_module.write(run_dir)
-    reported = _read(run_dirs)
+    reported = _read(run_dirs, [results_module.write(run_dir) for run_dir in run_dirs])
     out = out or (run_dirs[0] / "report.html" if len(run_dirs) == 1 else Path("report.html"))
     write_text(out, _render(reported))
     for name, picture in pictures(reported).items():
@@ -59,7 +57,7 @@ def write(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 
 def page(run_dirs: Sequence[Path]) -> str:
     """The whole page as text; nothing is written."""
-    return _render(_read(run_dirs))
+    return _render(_read(run_dirs, [results_module.collect(run_dir) for run_dir in run_dirs]))
 
 
 def pictures(reported: Sequence[ReportedRun]) -> dict[str, Picture]:
@@ -81,8 +79,7 @@ def pictures(reported: Sequence[ReportedRun]) -> dict[str, Picture]:
     return found
 
 
-def _read(run_dirs: Sequence[Path]) -> list[ReportedRun]:
-    documents = [results_module.collect(run_dir) for run_dir in run_dirs]
+def _read(run_dirs: Sequence[Path], documents: Sequence[dict[str, Any]]) -> list[ReportedRun]:
     palette = colours(documents)
     reported: list[ReportedRun] = []
     dashes = 0
@@ -143,6 +140,8 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         inline=lambda picture: Markup(picture.inline()),
         figure=figure,
         percent=percent,
+        points=points,
+        pairs=pairs,
         formula=_formula,
         headline=headline,
         heat_map=plots.heat_map,
@@ -157,6 +156,8 @@ def _render(reported: Sequence[ReportedRun]) -> str:
     return environment.get_template("page.html.j2").render(
         runs=reported,
         rows=rows,
+        paired=[told for run in reported for told in pairs.against_multitask(run.results)],
+        left_out=pairs.left_out([run.results for run in reported]),
         best=_best(rows),
         title=" and ".join(run.results["name"] for run in reported),
         kept=[plots.kept(rows, width) for width in (560, 200)] if rows else [],

@@ -8,8 +8,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from continual.report.numbers import COSTS, figure, percent
-from continual.report.views import ArmMatrix, colours, rows_of, views_of
+from continual.report.numbers import COSTS, figure, percent, points
+from continual.report.pairs import against_multitask, interval, left_out
+from continual.report.views import ArmMatrix, Row, colours, rows_of, views_of
 from continual.report.words import forgotten, headline, learned
 
 COLUMNS = {
@@ -24,7 +25,7 @@ COLUMNS = {
 
 
 def tables(results: dict[str, Any], console: Console) -> None:
-    """Print arms × figures, arms × costs, then R of each arm in each order (bold: just taught)."""
+    """Print figures, differences to multitask, costs, then R of each arm in each order (bold: just taught)."""
     rows = rows_of(results, colours([results]))
     if not rows:
         console.print("No arm has finished yet.")
@@ -36,10 +37,27 @@ def tables(results: dict[str, Any], console: Console) -> None:
         figures.add_row(label, *(figure(name, row.mean[name], row.std[name]) for name in COLUMNS))
         costs.add_row(label, *(written(row.cost[key]) for key, (_, written) in COSTS.items()))
     console.print(figures)
+    _print_paired(results, rows, console)
     console.print(costs)
     for view in views_of(results, rows):
         for matrix in view.matrices:
             _print_matrix(matrix, console)
+
+
+def _print_paired(results: dict[str, Any], rows: list[Row], console: Console) -> None:
+    told = against_multitask(results)
+    if not any(told):
+        return
+    bound = next(paired["against"] for paired in told if paired)
+    table = _table(
+        f"ACC against {bound}, in points: same test rows, seeds and orders", ["difference", "95 % interval", "pairs"]
+    )
+    for row, paired in zip(rows, told, strict=True):
+        if paired is not None:
+            table.add_row(Text(row.label), points(paired["difference"]), interval(paired), str(paired["runs"]))
+    console.print(table)
+    if tasks := left_out([results]):
+        console.print(Text(f"not in it, for their scores are no means over rows: {', '.join(tasks)}"), soft_wrap=True)
 
 
 def last_words(results: dict[str, Any], run_dir: Path, console: Console) -> None:
