@@ -13,7 +13,9 @@ from continual.curriculum import labels_of
 from continual.learn import Hyperparameters
 from continual.material import Material
 from continual.methods.foreign import foreign
+from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson
+from continual.methods.restart import RestartPlugin
 from continual.plugin import MethodPlugin
 from continual.progress import Teller
 from continual.recipe import Recipe
@@ -63,8 +65,11 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         if arm.rehearsal is not None and cues is not None:
             asked = Specialists(specialists_folder(recipe, arm, record)) if arm.rehearsal.asks_specialists else None
             methods += rehearsing(arm.rehearsal, cues, collate, material, record, asked, teller.say)
+        lesson = lesson_of(collate, material, record, teller)
         if arm.method is not None:
-            methods.append(method(arm, collate, material, record, teller))
+            methods.append(method(arm, lesson))
+        if arm.start_from != "previous":  # last: what the others see is the model of the task before
+            methods.append(start(arm, lesson))
         others = [foreign(arm.plugin.class_, arm.plugin.args)] if arm.plugin is not None else []
         assert recipe.keep is not None
         each = [own[t] for t in record.order]
@@ -84,11 +89,9 @@ def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
     return record.folder.parent.parent / chosen / record.folder.name
 
 
-def method(arm: Arm, collate: Collate, material: Material, record: Record, teller: Teller) -> MethodPlugin:
-    """The plugin for an arm's `method`."""
-    assert arm.method is not None
-    known = METHODS[arm.method]
-    lesson = Lesson(
+def lesson_of(collate: Collate, material: Material, record: Record, teller: Teller) -> Lesson:
+    """What an arm's methods are told."""
+    return Lesson(
         order=record.order,
         labels=labels_of(material.samples),
         samples={task: splits["train"] for task, splits in material.samples.items()},
@@ -100,5 +103,17 @@ def method(arm: Arm, collate: Collate, material: Material, record: Record, telle
         seed=derive(material.seed, "method"),
         say=teller.say,
     )
+
+
+def method(arm: Arm, lesson: Lesson) -> MethodPlugin:
+    """The plugin for an arm's `method`."""
+    assert arm.method is not None
+    known = METHODS[arm.method]
     build: Callable[[Any, Lesson], MethodPlugin] = import_module(f"continual.methods.{known.module}").build
     return build(known.arguments.model_validate(arm.method_args), lesson)
+
+
+def start(arm: Arm, lesson: Lesson) -> MethodPlugin:
+    """The plugin for an arm's `start_from`, other than `previous`."""
+    assert lesson.adapter is not None
+    return {"base": RestartPlugin, "merged": IncLoRAPlugin}[arm.start_from](lesson.adapter, lesson.seed)

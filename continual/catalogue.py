@@ -7,6 +7,8 @@ one, write that file and one `Method` here.
 from dataclasses import dataclass
 from typing import Literal
 
+from pydantic import Field
+
 from continual.settings_base import Settings
 
 
@@ -29,9 +31,84 @@ class Method:
     """Whether it works only on LoRA adapters, or only on whole models."""
     keeps_rows: bool = False
     """Whether it stores real rows of earlier tasks."""
+    stacks: bool = False
+    """Whether it freezes earlier adapters and puts new ones on top."""
+    refuses: tuple[str, ...] = ()
+    """Settings of the recipe's `adapter` that it cannot do exactly."""
+    any_start: bool = False
+    """Whether it goes together with any `start_from`: it remembers nothing that belongs to one adapter."""
 
 
-METHODS: dict[str, Method] = {}
+class OLoRAArguments(Settings):
+    """Of `olora`."""
+
+    lambda_1: float = Field(0.5, ge=0)
+    """Weight of the overlap with earlier adapters."""
+
+    lambda_2: float = Field(0.0, ge=0)
+    """Weight of the new adapter's norm."""
+
+
+class MagMaxArguments(Settings):
+    """Of `magmax`."""
+
+    scale: float = Field(1.0, gt=0)
+    """What the merged task vector is multiplied with (lambda of the paper)."""
+
+
+class OSFArguments(Settings):
+    """Of `osf`."""
+
+    step: float | None = Field(None, gt=0, le=1)
+    """Share of the singular directions that each earlier task adds to what is kept; null: 1 / number of tasks."""
+
+
+STACKS = ("use_dora", "modules_to_save", "rank_pattern")
+"""Settings of an adapter that cannot be stacked with another: their sum is no LoRA of one rank."""
+
+OWN: dict[str, Method] = {
+    "inclora": Method(
+        "inclora",
+        "a new adapter for each task, earlier ones frozen, all summed",
+        "arXiv 2310.14152",
+        adapter="needed",
+        stacks=True,
+        refuses=STACKS,
+    ),
+    "olora": Method(
+        "olora",
+        "the same, with new adapters kept orthogonal to earlier ones",
+        "arXiv 2310.14152",
+        OLoRAArguments,
+        adapter="needed",
+        stacks=True,
+        refuses=STACKS,
+    ),
+    "slao": Method(
+        "slao",
+        "one adapter: starts from an orthonormal basis, merges B by 1/sqrt(i) after the i-th task",
+        "arXiv 2512.23017",
+        adapter="needed",
+        refuses=("use_dora", "modules_to_save"),
+    ),
+    "magmax": Method(
+        "magmax",
+        "of each parameter the value that is farthest from the untaught model",
+        "arXiv 2407.06322",
+        MagMaxArguments,
+        adapter="refused",
+    ),
+    "osf": Method(
+        "osf",
+        "the largest singular directions of each matrix stay as they are",
+        "arXiv 2504.07097",
+        OSFArguments,
+        adapter="refused",
+    ),
+}
+"""Methods of our own."""
+
+METHODS: dict[str, Method] = {**OWN}
 
 REFUSED: dict[str, str] = {}
 """Strategies of Avalanche that cannot teach a language model: name -> why."""

@@ -1,4 +1,4 @@
-"""A LoRA adapter as part of the weights it sits on, for as long as something is decoded."""
+"""LoRA adapters as part of the weights they sit on, for as long as something is decoded."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ def folded(model: Any) -> Iterator[None]:
             for layer in model.modules():
                 # A head that shares its weight with the embedding must not change that.
                 if _foldable(layer) and layer.get_base_layer().weight is not embedding:
-                    weight, name = layer.get_base_layer().weight, layer.active_adapters[0]
+                    weight, names = layer.get_base_layer().weight, layer.active_adapters
                     with torch.no_grad():
-                        sum_ = weight.data + layer.get_delta_weight(name)
+                        sum_ = sum((layer.get_delta_weight(name) for name in names), start=weight.data)
                     kept.append((layer, weight.data))
                     weight.data = sum_
-                    layer.merged_adapters.append(name)  # what makes PEFT's layer skip its own two products
+                    layer.merged_adapters.extend(names)  # what makes PEFT's layer skip its own two products
         yield
     finally:
         for layer, weight in kept:
@@ -44,9 +44,9 @@ def folded(model: Any) -> Iterator[None]:
 def _foldable(layer: Any) -> bool:
     from peft.tuners.lora import Linear
 
-    if type(layer) is not Linear or layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
+    if type(layer) is not Linear or layer.disable_adapters or layer.merged:
         return False
-    name = layer.active_adapters[0]
-    if name not in layer.lora_A or name in layer.lora_variant or layer.lora_bias[name]:
+    names = layer.active_adapters
+    if not names or any(n not in layer.lora_A or n in layer.lora_variant or layer.lora_bias[n] for n in names):
         return False
     return layer.get_base_layer().weight.dtype in (torch.float32, torch.float64)

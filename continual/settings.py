@@ -13,7 +13,7 @@ from pydantic import (
     field_validator,
 )
 
-from continual.catalogue import METHODS, REFUSED
+from continual.catalogue import METHODS, REFUSED, STACKS
 from continual.problems import Problem, did_you_mean, problems_error, problems_of
 from continual.rehearsal_settings import Rehearsal
 from continual.settings_base import Settings
@@ -71,6 +71,10 @@ class Adapter(Settings):
 
     alpha_pattern: dict[str, float] | None = None
     """A lora_alpha for single layers, by name or regular expression."""
+
+    def given(self, names: tuple[str, ...]) -> list[str]:
+        """Those of some settings that are not at their default."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     @field_validator("init_lora_weights")
     @classmethod
@@ -189,6 +193,10 @@ class Arm(Settings):
     method_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `method`."""
 
+    start_from: Literal["previous", "base", "merged"] = "previous"
+    """Where the adapter of the next task starts: it is trained on; a fresh one on the untaught base; or a fresh one on
+    top of the earlier ones, which are frozen."""
+
     plugin: ForeignPlugin | None = None
     """A plugin of Avalanche's, or of one's own, by class."""
 
@@ -214,7 +222,29 @@ class Arm(Settings):
         wrong += [Problem((name,), f"is the same for all arms; set training.{name}") for name in shared]
         return [Problem(("training", *problem.keys), problem.message) for problem in wrong]
 
-    def method_problems(self, adapter: bool) -> list[Problem]:
+    @property
+    def stacks(self) -> bool:
+        """Whether new adapters are put on top of earlier ones, which are frozen."""
+        return self.start_from == "merged" or (self.method in METHODS and METHODS[self.method].stacks)
+
+    def start_problems(self, adapter: Adapter | None) -> list[Problem]:
+        """What is wrong with `start_from`."""
+        if self.start_from == "previous":
+            return []
+        said = []
+        if self.teach != "sequential":
+            said.append(f"{self.teach} has no task that could start from another; only teach: sequential has")
+        if adapter is None:
+            said.append("is about adapters; the recipe has no `adapter`")
+        if self.method in METHODS and not METHODS[self.method].any_start:
+            said.append(
+                f"method {self.method} says itself how a task starts, or remembers what belongs to one adapter"
+            )
+        if self.start_from == "merged" and adapter is not None:
+            said += [f"adapters with {name} cannot be stacked" for name in adapter.given(STACKS)]
+        return [Problem(("start_from",), message) for message in said]
+
+    def method_problems(self, adapter: Adapter | None) -> list[Problem]:
         """What is wrong with `method` and `method_args`."""
         if self.method is None:
             return [Problem(("method_args",), "there is no `method` to take them")] if self.method_args else []
@@ -225,10 +255,13 @@ class Arm(Settings):
         method, found = METHODS[self.method], []
         if self.teach != "sequential":
             found.append(Problem(("method",), f"{self.teach} has no earlier tasks; only teach: sequential has"))
-        if method.adapter == "needed" and not adapter:
+        if method.adapter == "needed" and adapter is None:
             found.append(Problem(("method",), f"{self.method} works on adapters; the recipe has no `adapter`"))
-        if method.adapter == "refused" and adapter:
+        if method.adapter == "refused" and adapter is not None:
             found.append(Problem(("method",), f"{self.method} works on whole models; take `adapter` out"))
+        if adapter is not None:
+            given = adapter.given(method.refuses)
+            found += [Problem(("method",), f"{self.method} cannot do adapter.{name}") for name in given]
         try:
             method.arguments.model_validate(self.method_args)
         except ValidationError as error:
@@ -278,7 +311,8 @@ def checked_arms(
             problems.append(Problem((name,), f"this is the name of {whose}: one could not tell whom to ask"))
         if arm.teach == "specialists" and adapter is None:
             problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))
-        problems += [Problem((name, *p.keys), p.message) for p in arm.method_problems(adapter is not None)]
+        problems += [Problem((name, *p.keys), p.message) for p in arm.method_problems(adapter)]
+        problems += [Problem((name, *p.keys), p.message) for p in arm.start_problems(adapter)]
         problems += [Problem((name, "rehearsal", *p.keys), p.message) for p in _wrong_specialists(arm, arms)]
         if training is not None:
             problems += [Problem((name, *problem.keys), problem.message) for problem in arm.problems(training)]
@@ -300,6 +334,8 @@ def _wrong_specialists(arm: Arm, arms: dict[str, Arm]) -> list[Problem]:
     chosen = rehearsal.specialists or next(iter(known), None)
     if chosen is None or chosen not in before:
         return [Problem((), "asks specialists, and no arm before this one teaches them")]
+    if arm.stacks:
+        return [Problem((), "asks specialists, which belong on the untaught base and not on top of earlier adapters")]
     if rehearsal.writer == "specialist" and arms[chosen].rehearsal is None:
         return [
             Problem(
