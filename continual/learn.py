@@ -177,12 +177,18 @@ class CausalLMTemplate(SupervisedTemplate):
 
     def make_train_dataloader(self, **kwargs: Any) -> None:
         """Token-budget batches over `adapted_dataset`, to which plugins may have added rows."""
+        self.train_epochs = self.settings.num_train_epochs
+        seed = derive(self.seed, self.experience.current_experience, "batches")
+        self.dataloader = self.batches_of(self.adapted_dataset, seed)
+        self.train_mb_size = self.dataloader.rows_per_step
+
+    def batches_of(self, dataset: Any, seed: int) -> TokenBatches:
+        """Batches of some rows, of the size that this experience has."""
         settings = self.settings
-        self.train_epochs = settings.num_train_epochs
-        self.dataloader = TokenBatches(
-            self.adapted_dataset,
+        return TokenBatches(
+            dataset,
             self.collate,
-            seed=derive(self.seed, self.experience.current_experience, "batches"),
+            seed=seed,
             tokens_per_batch=settings.tokens_per_batch,
             rows_per_batch=settings.per_device_train_batch_size,
             accumulation=settings.gradient_accumulation_steps,
@@ -192,12 +198,15 @@ class CausalLMTemplate(SupervisedTemplate):
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
         )
-        self.train_mb_size = self.dataloader.rows_per_step
 
     def check_model_and_optimizer(self, **kwargs: Any) -> None:
-        """A fresh optimizer and schedule for each experience, over the trainable parameters only."""
-        settings = self.settings
+        """A fresh optimizer and schedule for each experience."""
         self.step = self.train_tokens = self.halvings = 0
+        self.renew_optimizer(self.steps)
+
+    def renew_optimizer(self, steps: int) -> None:
+        """A fresh optimizer over the trainable parameters only, and a schedule of so many steps."""
+        settings = self.settings
         decay = [p for p in self.model.parameters() if p.ndim >= 2]
         rest = [p for p in self.model.parameters() if p.ndim < 2]
         self.optimizer = torch.optim.AdamW(
@@ -207,7 +216,7 @@ class CausalLMTemplate(SupervisedTemplate):
             eps=settings.adam_epsilon,
             fused=True,
         )
-        steps, warmup, kind = self.steps, settings.warmup_ratio, settings.lr_scheduler_type
+        warmup, kind = settings.warmup_ratio, settings.lr_scheduler_type
         self.schedule = LambdaLR(self.optimizer, lambda step: learning_rate_factor(step, steps, warmup, kind))
 
     def _train_exp(self, experience: Any, eval_streams: Any = None, **kwargs: Any) -> None:

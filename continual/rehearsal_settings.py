@@ -4,6 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from continual.problems import Problem, problems_error
 from continual.settings_base import Settings
 
 Check = Literal[
@@ -12,6 +13,8 @@ Check = Literal[
     "non_empty",
     "wrong_task",
     "label",
+    "length",
+    "repeats",
     "consistent",
     "likelihood",
     "duplicate",
@@ -61,6 +64,13 @@ class Rehearsal(Settings):
     share: float | None = Field(None, gt=0, lt=1)
     """Share of rehearsed rows in what is learned, by repeating or leaving out; null: each row once."""
 
+    schedule: Literal["every", "spaced"] = "every"
+    """every: mixed into every epoch of the new task; spaced: in reviews of their own, spaced by how far the model has
+    moved."""
+
+    day_steps: int = Field(24, ge=1)
+    """With `spaced`: how far the model moves in so many steps of the first task is a day of the schedule."""
+
     when: Literal["before_task", "after_task"] = "before_task"
     """Written anew before each task; or once, right after a task was learned, and kept as text."""
 
@@ -99,7 +109,7 @@ class Rehearsal(Settings):
     top_p: float = Field(1.0, gt=0, le=1)
 
     max_new_tokens: int | None = Field(None, ge=1)
-    """Length of a written sample at most; null: training.max_length."""
+    """Tokens of a written sample at most; null: those of its task's longest training row, and a quarter more."""
 
     top_up: bool = True
     """Write again in place of what was rejected."""
@@ -121,3 +131,9 @@ class Rehearsal(Settings):
         if isinstance(data, dict) and data.get("preset") == "lamol":
             return {**LAMOL, **data}
         return data
+
+    @model_validator(mode="after")
+    def _share_is_of_a_mixture(self) -> "Rehearsal":
+        if self.schedule == "spaced" and self.share is not None:
+            raise problems_error([Problem(("share",), "with schedule: spaced nothing is mixed; take it out")])
+        return self

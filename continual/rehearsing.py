@@ -10,12 +10,15 @@ from continual.curriculum import labels_of
 from continual.material import Material
 from continual.methods.distill import DistillPlugin
 from continual.methods.rehearsal import RehearsalPlugin
+from continual.methods.spaced import SpacedPlugin
 from continual.plugin import MethodPlugin
 from continual.record import Record
 from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.budget import quotas
 from continual.rehearse.cues import Cues
 from continual.rehearse.frame import Frame, frame_of
+from continual.rehearse.likeness import Likeness
+from continual.rehearse.shape import shape_of
 from continual.rehearse.surprise import answer_loss
 from continual.rehearse.teacher import Newest, Teachers
 from continual.rehearse.writer import ModelWriter, RealWriter, Writer
@@ -55,9 +58,10 @@ def rehearsing(
         specialists: of the arm that they are asked of; None where nothing asks them.
     """
     sizes, chat, labels = material.sizes, material.chat, labels_of(material.samples)
-    writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
+    train = {task: splits["train"] for task, splits in material.samples.items()}
+    writer: Writer = RealWriter(train, material.seed)
+    frames = {task: frame_of(rows) for task, rows in train.items()}
     if rehearsal.writer != "real":
-        frames = {task: frame_of(splits["train"]) for task, splits in material.samples.items()}
         writer = model_writer(
             rehearsal,
             chat,
@@ -68,6 +72,7 @@ def rehearsing(
             material.batch_tokens,
             specialists,
         )
+    spaced = SpacedPlugin(rehearsal.day_steps) if rehearsal.schedule == "spaced" else None
     plugins: list[MethodPlugin] = [
         RehearsalPlugin(
             order=record.order,
@@ -81,11 +86,14 @@ def rehearsing(
             max_length=material.max_length,
             labels=labels,
             choices=label_sets(material),
-            delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
+            delimiters={task: rows[0].delimiter for task, rows in train.items()},
+            shape_of_new=lambda task, longest: shape_of(train[task], longest),
+            likeness=Likeness(material.samples, frames, label_sets(material)).of,
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",
             once=rehearsal.when == "after_task",
             share=rehearsal.share,
+            spaced=spaced,
             loss_on=answer_loss(chat, material.batch_tokens) if rehearsal.budget == "surprise" else None,
             say=say,
         )
@@ -95,7 +103,7 @@ def rehearsing(
         numbers = {number: task for task, number in labels.items()}
         distill = rehearsal.distill
         plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers))
-    return plugins
+    return [*plugins, spaced] if spaced is not None else plugins
 
 
 def model_writer(
@@ -125,6 +133,7 @@ def model_writer(
         top_up=rehearsal.top_up,
         max_tries=rehearsal.max_tries,
         max_new_tokens=min(rehearsal.max_new_tokens or room, room),
+        by_shape=rehearsal.max_new_tokens is None,
         batch_tokens=batch_tokens,
         frames=frames,
         relabel=rehearsal.relabel is not None,

@@ -18,11 +18,13 @@ from continual.batch import Collate
 from continual.chat import Chat
 from continual.data import encode
 from continual.guard import guard
+from continual.methods.spaced import SpacedPlugin
 from continual.plugin import LossPlugin, MethodPlugin
 from continual.rehearse import text
+from continual.rehearse.shape import Shape, restored, stored
 from continual.rehearse.text import SURPLUS
 from continual.rehearse.writer import Writer
-from continual.sample import Sample
+from continual.sample import Message, Sample
 from continual.seeds import derive
 
 guard()
@@ -30,13 +32,20 @@ guard()
 from avalanche.benchmarks.utils import concat_datasets  # noqa: E402
 
 
-def summary(before: str, task: str, wanted: int, samples: Sequence[text.Written], real: bool) -> dict[str, Any]:
-    """What was rehearsed of one task before another, for the report: counts, and the reasons of rejection."""
+def summary(
+    before: str, task: str, age: int, wanted: int, samples: Sequence[text.Written], real: bool
+) -> dict[str, Any]:
+    """What was rehearsed of one task before another, for the report: counts, and the reasons of rejection.
+
+    Args:
+        age: how many tasks ago it was learnt; 1 is the last one.
+    """
     reasons = [s.reason for s in samples if s.reason is not None and s.reason != SURPLUS]
     kept = sum(s.reason is None for s in samples)
     return {
         "before": before,
         "task": task,
+        "age": age,
         "wanted": wanted,
         "kept": kept,
         "drawn": len(samples),
@@ -61,6 +70,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         labels: the number of each task, see `curriculum.labels_of`.
         choices: label set of each task.
         delimiters: `Sample.delimiter` of each task.
+        shape_of_new: (the task that is learnt, tokens of its longest row) -> the shape of its rows.
+        likeness: (task, conversations) -> figures for the report, which nothing here looks at.
     """
 
     order: Sequence[str]
@@ -73,6 +84,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     labels: Mapping[str, int]
     choices: Mapping[str, tuple[str, ...]]
     delimiters: Mapping[str, str]
+    shape_of_new: Callable[[str, int], Shape]
+    likeness: Callable[[str, Sequence[Sequence[Message]]], dict[str, Any]]
     seed: int
     real: bool = False
     """Whether the writer hands out real rows."""
@@ -80,6 +93,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     """Whether each task is written once, by the model that has just learnt it, and its text then kept."""
     share: float | None = None
     """Share of rehearsed rows among all that are learnt; None: each once."""
+    spaced: SpacedPlugin | None = None
+    """Who has what was rehearsed learnt in reviews; None: it is mixed into what is learnt."""
     loss_on: Callable[[Any, Sequence[Sample]], float] | None = None
     """Mean loss of a model on some samples' answers, where quotas ask how far it has risen."""
     say: Callable[[str], None] = field(default=lambda line: None)
@@ -88,13 +103,18 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     _told: list[dict[str, Any]] = field(default_factory=list)
     _losses: dict[str, float] = field(default_factory=dict)
     """Loss on the samples of each task, by the model that wrote them."""
+    _shapes: dict[str, Shape] = field(default_factory=dict)
+    """Of the rows of each task that was learnt."""
+    _alike: dict[Path, dict[str, Any]] = field(default_factory=dict)
+    """What `likeness` said about each file."""
 
     def __post_init__(self) -> None:
         super().__init__()
 
     @property
     def told(self) -> list[dict[str, Any]]:
-        return self._told
+        reviews = {} if self.spaced is None else {"reviews": self.spaced.reviews}
+        return [{**entry, **reviews} for entry in self._told]
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         number = strategy.experience.current_experience
@@ -106,14 +126,19 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         for task, written in self._written(strategy.lm, number, wanted).items():
             if task in fresh:
                 self.generated_tokens += sum(s.tokens for s in written)
-            self._tell(summary(new, task, wanted[task], written, self.real))
+            age = number - self.order.index(task)
+            counts = summary(new, task, age, wanted[task], written, self.real)
+            self._tell({**counts, **self._likeness(task, number, written)})
             samples = self._samples(task, written)[: wanted[task]]
             if samples:
                 label = self.labels[task]
                 parts.append(encode(samples, self.chat, self.max_length, label, self.collate, rehearsed=True))
                 if self.loss_on is not None and task in fresh:
                     self._losses[task] = self.loss_on(strategy.lm, samples)
-        if parts:
+        self._shapes[new] = self.shape_of_new(new, max(strategy.adapted_dataset.row_length))
+        if self.spaced is not None:
+            self.spaced.begin(concat_datasets(parts) if parts else None)
+        elif parts:
             rehearsed = self._shared_out(concat_datasets(parts), len(strategy.adapted_dataset), number)
             strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, rehearsed])
 
@@ -137,9 +162,17 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
             before = {task: self._path(task, number - 1) for task in fresh}
             earlier = {task: text.load(path) for task, path in before.items() if path.exists()}
             seed = derive(self.seed, number, "rehearse")
-            for task, samples in self.writer.write(model, fresh, seed, earlier).items():
+            for task, samples in self.writer.write(model, fresh, seed, earlier, self._shapes).items():
                 text.save(paths[task], samples)
         return {task: text.load(path) for task, path in paths.items()}
+
+    def _likeness(self, task: str, number: int, written: Sequence[text.Written]) -> dict[str, Any]:
+        """How like real rows the kept samples of a file are; of one that is used again, it is known."""
+        path = self._path(task, number)
+        if path not in self._alike:
+            conversations = [s.messages for s in written if s.reason is None and s.messages is not None]
+            self._alike[path] = self.likeness(task, conversations)
+        return self._alike[path]
 
     def _surprise(self, model: Any, number: int) -> dict[str, float]:
         """How far the loss on what was written of each task has risen since then, in nats."""
@@ -166,8 +199,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """The text lies on disk; only what its writers thought of it is carried on."""
-        return {"losses": self._losses}
+        """The text lies on disk; only what its writers thought of it is carried on, and how long it may be."""
+        return {"losses": self._losses, "shapes": stored(self._shapes)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._losses = dict(state.get("losses", {}))
+        self._losses, self._shapes = dict(state.get("losses", {})), restored(state.get("shapes", {}))

@@ -14,6 +14,7 @@ import numpy as np
 
 from continual.rehearse.frame import Frame, wrong_task
 from continual.rehearse.minhash import resemblance, signature
+from continual.rehearse.shape import Shape
 from continual.sample import Message
 
 NEAR = 0.7
@@ -47,6 +48,8 @@ class Page:
     task: str
     labels: Sequence[str] = ()
     frames: Mapping[str, Frame] = field(default_factory=dict)
+    shape: Shape | None = None
+    """Of the task's rows, where it is known."""
     band: tuple[float, float] | None = None
     """Between which mean log-likelihoods a sample must lie."""
     kept: set[tuple[Message, ...]] = field(default_factory=set)
@@ -93,6 +96,14 @@ def label_known(draft: Draft, page: Page) -> bool:
     return not page.labels or (draft.messages or ())[-1].content in page.labels
 
 
+def as_long_as_real_ones(draft: Draft, page: Page) -> bool:
+    return page.shape is None or page.shape.length_fits(draft.messages or ())
+
+
+def not_going_round(draft: Draft, page: Page) -> bool:
+    return page.shape is None or page.shape.repeats_fit(draft.messages or ())
+
+
 def agrees_with_itself(draft: Draft, page: Page) -> bool:
     drawn = draft.drawn if draft.drawn is not None else (draft.messages or ())[-1].content
     return draft.greedy is None or " ".join(draft.greedy.split()) == " ".join(drawn.split())
@@ -119,6 +130,8 @@ CHECKS: dict[str, Check] = {
     "non_empty": non_empty,
     "wrong_task": task_is_right,
     "label": label_known,
+    "length": as_long_as_real_ones,
+    "repeats": not_going_round,
     "consistent": agrees_with_itself,
     "likelihood": likely_enough,
     "duplicate": not_a_duplicate,

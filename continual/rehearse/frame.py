@@ -30,6 +30,10 @@ class Frame:
             return question.endswith(self.after)
         return question.startswith(self.before)
 
+    def inside(self, question: str) -> str:
+        """A question without this frame."""
+        return question.strip().removeprefix(self.before).removesuffix(self.after).strip()
+
 
 def frame_of(samples: Sequence[Sample]) -> Frame:
     """The common beginning and end of the prompts of a task, cut at whole words."""

@@ -12,6 +12,7 @@ from continual.chat import Chat
 from continual.decode import Decoder
 from continual.rehearse.check import BEFORE_ASKING, Draft, Page, rejection
 from continual.rehearse.frame import Frame
+from continual.rehearse.shape import Shape
 from continual.rehearse.teacher import Newest, Teachers, Weights, wearing
 from continual.rehearse.text import SURPLUS, Written
 from continual.sample import Message, Sample
@@ -23,11 +24,17 @@ class Writer(Protocol):
     """Gives samples of earlier tasks: of each as many as are `wanted`."""
 
     def write(
-        self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
+        self,
+        model: Any,
+        wanted: Mapping[str, int],
+        seed: int,
+        earlier: Mapping[str, Sequence[Written]] | None = None,
+        shapes: Mapping[str, Shape] | None = None,
     ) -> dict[str, list[Written]]:
         """
         Args:
             earlier: what was written of each task before, if there is any.
+            shapes: of the rows of each task, where they are known.
         """
         ...
 
@@ -44,6 +51,7 @@ class ModelWriter:
         top_up: draw on until `wanted` samples are valid, `max_tries` times `wanted` at most; else draw
             `wanted` once.
         max_new_tokens: the longest sample.
+        by_shape: whether a sample gets only as many tokens as the shape of its task allows.
         frames: of every task, for the check `wrong_task`.
         relabel: whether the answer is the teacher's own greedy one instead of the drawn one.
         writers: whose weights write; by default the model as it is.
@@ -65,15 +73,24 @@ class ModelWriter:
     writers: Teachers = field(default_factory=Newest)
     answerers: Teachers = field(default_factory=Newest)
     seed_words: int = 0
+    by_shape: bool = True
 
     def write(
-        self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
+        self,
+        model: Any,
+        wanted: Mapping[str, int],
+        seed: int,
+        earlier: Mapping[str, Sequence[Written]] | None = None,
+        shapes: Mapping[str, Shape] | None = None,
     ) -> dict[str, list[Written]]:
-        drafts = {t: _Drafts(Page(t, self.labels[t], self.frames), n, self.checks) for t, n in wanted.items()}
+        shapes = shapes or {}
+        pages = {task: Page(task, self.labels[task], self.frames, shapes.get(task)) for task in wanted}
+        drafts = {task: _Drafts(pages[task], number, self.checks) for task, number in wanted.items()}
+        limits = {task: self._limit(shapes.get(task)) for task in wanted}
         seeds = {task: self._beginnings((earlier or {}).get(task, ())) for task in wanted}
         # All tasks in one batch: with many of them, each one's share alone would be too few to decode well.
         while draws := [(t, n) for t, page in drafts.items() for n in page.next_draws(self.top_up, self.max_tries)]:
-            written = self._answered(model, self._drawn(model, draws, seeds, seed))
+            written = self._answered(model, self._drawn(model, draws, seeds, limits, seed), limits)
             for task, page in drafts.items():
                 mine = [draft for name, draft in written if name == task]
                 page.page.set_band([draft.logprob for draft in mine if draft.logprob is not None])
@@ -82,7 +99,12 @@ class ModelWriter:
         return {task: page.samples for task, page in drafts.items()}
 
     def _drawn(
-        self, model: Any, draws: Sequence[tuple[str, int]], seeds: Mapping[str, Sequence[str]], seed: int
+        self,
+        model: Any,
+        draws: Sequence[tuple[str, int]],
+        seeds: Mapping[str, Sequence[str]],
+        limits: Mapping[str, int],
+        seed: int,
     ) -> list[tuple[str, Draft]]:
         """What is written after the cues."""
         chat, found = self.chat, []
@@ -93,7 +115,7 @@ class ModelWriter:
             with wearing(model, weights or {}):
                 outputs = decoder.generate(
                     [cue + ids for cue, ids in zip(cues, begun, strict=True)],
-                    self.max_new_tokens,
+                    [limits[task] for task, _ in mine],
                     self.sampling,
                     [derive(seed, task, n) for task, n in mine],
                     chat.stops_before_answer,
@@ -108,7 +130,9 @@ class ModelWriter:
                 found.append((task, Draft(text, chat.parse(text), output.finished, len(output.ids), logprob=value)))
         return found
 
-    def _answered(self, model: Any, drafts: Sequence[tuple[str, Draft]]) -> list[tuple[str, Draft]]:
+    def _answered(
+        self, model: Any, drafts: Sequence[tuple[str, Draft]], limits: Mapping[str, int]
+    ) -> list[tuple[str, Draft]]:
         """The same drafts, with the teacher's greedy answers where they are asked for."""
         if not self.relabel and "consistent" not in self.checks:
             return list(drafts)
@@ -125,7 +149,7 @@ class ModelWriter:
             prompts = [self.chat.prompt_ids(messages[:-1], self.max_new_tokens) for messages in asked]
             with wearing(model, weights or {}):
                 # Without a cue, as whenever the model is asked something.
-                outputs = decoder.generate(prompts, self.max_new_tokens)
+                outputs = decoder.generate(prompts, [limits[task] for task, _ in mine])
             for (task, n), output in zip(mine, outputs, strict=True):
                 answered[n] = (
                     task,
@@ -140,6 +164,10 @@ class ModelWriter:
             return replace(draft, greedy=answer, tokens=tokens)
         new = (*messages[:-1], Message("assistant", answer))
         return replace(draft, greedy=answer, drawn=messages[-1].content, messages=new, tokens=tokens)
+
+    def _limit(self, shape: Shape | None) -> int:
+        """The most tokens that are written for a sample of a task."""
+        return min(self.max_new_tokens, shape.most_tokens) if self.by_shape and shape else self.max_new_tokens
 
     def _cue(self, task: str, number: int) -> str:
         return self.cues[task][number % len(self.cues[task])]
@@ -211,7 +239,12 @@ class RealWriter:
     seed: int
 
     def write(
-        self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
+        self,
+        model: Any,
+        wanted: Mapping[str, int],
+        seed: int,
+        earlier: Mapping[str, Sequence[Written]] | None = None,
+        shapes: Mapping[str, Shape] | None = None,
     ) -> dict[str, list[Written]]:
         return {task: self._rows(task, number) for task, number in wanted.items()}
 

@@ -1,0 +1,144 @@
+"""Spaced reviews: the scheduler of FOREVER (Feng et al., 2026, "FOREVER: Forgetting Curve-Inspired Memory Replay for
+Language Model Continual Learning", arXiv 2601.03938).
+
+The time of a task is how far its steps have moved the model, tau = sum_t ||theta_t - theta_{t-1}||, over the trainable
+parameters. A day is how far the first 24 steps move it. Whenever tau passes 1, 2, 4, 7, 15, 30, … days, all rehearsed
+rows are learnt once, in a review of their own; so they are after the task's last step. Reviews take no time.
+
+While it reviews, the paper also pulls the weights back to where they were before the task, more strongly the faster
+they move (its intensity-aware regularization). That half is not here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from continual.guard import guard
+from continual.plugin import LossPlugin, MethodPlugin
+from continual.seeds import derive
+
+guard()
+
+import torch  # noqa: E402
+
+DAYS = (1, 2, 4, 7, 15, 30, 60, 90, 120)
+"""After so many days something is reviewed (Ebbinghaus)."""
+
+
+def passed(days: float) -> int:
+    """How many days of the schedule have come after so many days."""
+    return sum(day <= days for day in DAYS)
+
+
+@dataclass
+class Clock:
+    """Model time.
+
+    Args:
+        day_steps: so many steps of the first task make a day; of a shorter task its mean step counts.
+    """
+
+    day_steps: int
+    day: float | None = None
+    """How far the model moves in a day; None until it is known."""
+    time: float = 0.0
+    """How far it has moved in this task."""
+    steps: int = 0
+    """Steps of this task."""
+    due: int = 0
+    """Days of the schedule that have come in this task."""
+
+    def begin(self) -> None:
+        """A task begins."""
+        if self.day is None and self.steps:
+            self.day = self.time / self.steps * self.day_steps
+        self.time, self.steps, self.due = 0.0, 0, 0
+
+    def tick(self, moved: float) -> bool:
+        """After a step that moved the model so far: whether a day of the schedule has come."""
+        self.time += moved
+        self.steps += 1
+        if self.day is None and self.steps == self.day_steps:
+            self.day = self.time
+        before, self.due = self.due, passed(self.time / self.day) if self.day else 0
+        return self.due > before
+
+
+class SpacedPlugin(LossPlugin, MethodPlugin):
+    """Has rows learnt in reviews.
+
+    It keeps a copy of the trainable weights, to see how far a step moves them.
+
+    Args:
+        day_steps: see `Clock`.
+    """
+
+    def __init__(self, day_steps: int) -> None:
+        super().__init__()
+        self.clock = Clock(day_steps)
+        self.reviews = 0
+        """Reviews in the current task."""
+        self._rows: Any = None
+        self._reviewing = False
+        self._before: list[torch.Tensor] = []
+        self._moved = 0.0
+
+    def begin(self, rows: Any) -> None:
+        """A task begins.
+
+        Args:
+            rows: an Avalanche data set of what is reviewed in it; None where there is nothing.
+        """
+        self.clock.begin()
+        self._rows, self.reviews = rows, 0
+
+    def before_update(self, strategy: Any, **kwargs: Any) -> None:
+        if not self._reviewing:
+            self._before = [p.detach().clone() for p in strategy.model.parameters()]
+
+    def after_update(self, strategy: Any, **kwargs: Any) -> None:
+        if not self._reviewing:
+            pairs = zip(strategy.model.parameters(), self._before, strict=True)
+            squares = [(p.detach() - before).float().pow(2).sum() for p, before in pairs]
+            self._moved = float(torch.stack(squares).sum().sqrt())
+            self._before = []
+
+    def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        if self.clock.tick(self._moved):
+            self._review(strategy)
+
+    def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
+        self._review(strategy)
+
+    def _review(self, strategy: Any) -> None:
+        """Learn all rows once, with an optimizer and a schedule of this review's own."""
+        if self._rows is None:
+            return
+        self.reviews += 1
+        names = ("optimizer", "schedule", "mbatch", "loss", "mb_output")
+        kept = {name: getattr(strategy, name) for name in names}
+        seed = derive(strategy.seed, strategy.experience.current_experience, self.reviews, "review")
+        batches = strategy.batches_of(self._rows, derive(seed, "batches"))
+        strategy.renew_optimizer(len(batches))
+        self._reviewing = True
+        for step, strategy.mbatch in enumerate(batches):
+            torch.manual_seed(derive(seed, step, "step"))
+            strategy._unpack_minibatch()
+            strategy._compute_gradient()
+            strategy._before_update()
+            strategy.optimizer_step()
+            strategy._after_update()
+            tokens = sum(batch.tokens for batch in strategy.mb_x.step)
+            strategy.train_tokens += tokens * strategy.accelerator.num_processes
+        self._reviewing = False
+        for name, value in kept.items():
+            setattr(strategy, name, value)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**asdict(self.clock), "reviews": self.reviews}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.reviews = state["reviews"]
+        self.clock = Clock(**{name: value for name, value in state.items() if name != "reviews"})
