@@ -55,6 +55,13 @@ def summary(
     }
 
 
+def told_in_words(told: Mapping[str, Any]) -> str:
+    """A `summary` in one line."""
+    rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
+    why = f" (rejected: {rejected})" if rejected else ""
+    return f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}{why}[/dim]"
+
+
 @dataclass(eq=False)
 class RehearsalPlugin(LossPlugin, MethodPlugin):
     """Adds rehearsed samples of all earlier tasks to the data of the current one.
@@ -192,11 +199,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
 
     def _tell(self, told: dict[str, Any]) -> None:
         self._told.append(told)
-        rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
-        self.say(
-            f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}"
-            f"{f' (rejected: {rejected})' if rejected else ''}[/dim]"
-        )
+        self.say(told_in_words(told))
 
     def state_dict(self) -> dict[str, Any]:
         """The text lies on disk; only what its writers thought of it is carried on, and how long it may be."""

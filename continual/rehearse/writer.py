@@ -85,7 +85,7 @@ class ModelWriter:
     ) -> dict[str, list[Written]]:
         shapes = shapes or {}
         pages = {task: Page(task, self.labels[task], self.frames, shapes.get(task)) for task in wanted}
-        drafts = {task: _Drafts(pages[task], number, self.checks) for task, number in wanted.items()}
+        drafts = {task: Drafts(pages[task], number, self.checks) for task, number in wanted.items()}
         limits = {task: self._limit(shapes.get(task)) for task in wanted}
         seeds = {task: self._beginnings((earlier or {}).get(task, ())) for task in wanted}
         # All tasks in one batch: with many of them, each one's share alone would be too few to decode well.
@@ -198,7 +198,7 @@ def _by_teacher(teachers: Teachers, model: Any, items: Sequence[Item]) -> list[t
 
 
 @dataclass
-class _Drafts:
+class Drafts:
     """What has been written of one task so far."""
 
     page: Page
