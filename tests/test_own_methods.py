@@ -159,7 +159,7 @@ def test_a_killed_run_ends_with_the_same_R(
         ),
         ({"arms": {"a": {"start_from": "merged"}}}, "the recipe has no `adapter`"),
         ({"arms": {"a": {"start_from": "base", "teach": "multitask"}}, "adapter": {"r": 2}}, "only teach: sequential"),
-        ({"arms": {"a": {"start_from": "base", "method": "olora"}}, "adapter": {"r": 2}}, "olora says itself"),
+        ({"arms": {"a": {"start_from": "base", "method": "olora"}}, "adapter": {"r": 2}}, "olora decides"),
         (
             {"arms": {"a": {"start_from": "merged"}}, "adapter": {"rank_pattern": {"q_proj": 4}}},
             "adapters with rank_pattern cannot be stacked",
@@ -179,3 +179,23 @@ def test_a_killed_run_ends_with_the_same_R(
 def test_what_makes_no_sense_is_refused_by_name(world: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         recipe(world, **changes)
+
+
+def test_the_page_names_every_method_with_its_arguments_and_defaults() -> None:
+    from test_docs import ROOT, default_of
+
+    from continual.catalogue import OWN
+
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    page = page[page.index("## Methods of our own") : page.index("## What Avalanche has")]
+    told = dict(line.strip("|").split("|")[:2] for line in page.splitlines() if line.startswith("| `"))
+    told = {key.strip(" `"): value.strip() for key, value in told.items()}
+    in_words = {"sdft.demonstration": "the paper's words"}
+    for name, method in OWN.items():
+        assert name in told and method.source.removeprefix("arXiv ") in page
+    arguments = {
+        f"{name}.{key}": in_words.get(f"{name}.{key}", default_of(method.arguments, key))
+        for name, method in OWN.items()
+        for key in method.arguments.model_fields
+    }
+    assert {key: value for key, value in told.items() if "." in key} == arguments
