@@ -9,7 +9,8 @@ import tiny
 import torch
 from conftest import recipe, teach
 from pydantic import ValidationError
-from test_resume import Killed, die_at, matrices
+from test_own_methods import PLACES, die_before
+from test_resume import Killed, matrices
 
 from continual.batch import Collate
 from continual.catalogue import SDFTArguments
@@ -21,7 +22,8 @@ from continual.rehearse.teacher import weights_of
 from continual.runs import read_json
 from continual.sample import Message, Sample
 
-ARM = {"sdft": {"method": "sdft", "method_args": {"max_new_tokens": 4, "demonstration": "{question} say {answer}"}}}
+ARGUMENTS: dict[str, Any] = {"max_new_tokens": 4, "demonstration": "{question} say {answer}"}
+ARM: dict[str, Any] = {"sdft": {"method": "sdft", "method_args": ARGUMENTS}}
 TRAINING = {"learning_rate": 1e-2, "num_train_epochs": 2, "tokens_per_batch": 128, "max_length": 64, "save_steps": 2}
 
 
@@ -36,7 +38,7 @@ def test_the_loss_is_the_reverse_divergence() -> None:
 def plugin(rows: list[Sample], max_length: int = 64, said: list[str] | None = None) -> SDFTPlugin:
     chat = Chat(tiny.tokenizer())
     collate = Collate(chat.bos_ids, {}, chat.end_id)
-    arguments = SDFTArguments.model_validate(ARM["sdft"]["method_args"])
+    arguments = SDFTArguments.model_validate(ARGUMENTS)
     say = (said if said is not None else []).append
     return SDFTPlugin(arguments, Lesson(["t"], {"t": 0}, {"t": rows}, chat, collate, max_length, None, Path(), 0, say))
 
@@ -104,14 +106,17 @@ def test_the_teacher_follows_the_student_slowly() -> None:
 def test_a_killed_run_ends_with_the_same_R(
     adapter: dict[str, Any] | None, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings: dict[str, Any] = {"arms": ARM, "adapter": adapter, "training": TRAINING}
+    arms = {"sdft": {"method": "sdft", "method_args": {**ARGUMENTS, "alpha": 0.5}}}
+    settings: dict[str, Any] = {"arms": arms, "adapter": adapter, "training": TRAINING}
     whole = teach(world, **settings, output_dir=str(world / "whole"))
-    for death in (5, 7, 9):
+    for place in PLACES[:3]:
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            die_at(patch, death)
+            die_before(patch, place)
             teach(world, **settings)
     run = teach(world, **settings)
     assert matrices(run) == matrices(whole)
+    weights = "arms/sdft/seed0/after/2/" + ("adapter_model.safetensors" if adapter else "model.safetensors")
+    assert (run / weights).read_bytes() == (whole / weights).read_bytes()
     told = [read_json(folder / "arms/sdft/seed0/run.json")["cost"] for folder in (run, whole)]
     assert told[0]["generated_tokens"] == told[1]["generated_tokens"] > 0
     assert told[0]["train_tokens"] == told[1]["train_tokens"] > 0
