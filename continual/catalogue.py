@@ -35,6 +35,8 @@ class Method:
     """Whether it freezes earlier adapters and puts new ones on top."""
     refuses: tuple[str, ...] = ()
     """Settings of the recipe's `adapter` that it cannot do exactly."""
+    beside_rehearsal: bool = True
+    """Whether it goes together with `rehearsal`."""
     any_start: bool = False
     """Whether it goes together with any `start_from`: it remembers nothing that belongs to one adapter."""
 
@@ -61,6 +63,26 @@ class OSFArguments(Settings):
 
     step: float | None = Field(None, gt=0, le=1)
     """Share of the singular directions that each earlier task adds to what is kept; null: 1 / number of tasks."""
+
+
+class SDFTArguments(Settings):
+    """Of `sdft`."""
+
+    alpha: float = Field(0.02, gt=0, le=1)
+    """How far the teacher's weights follow the student's in each step."""
+
+    temperature: float = Field(1.0, gt=0)
+    """Of the student's drawing."""
+
+    max_new_tokens: int = Field(64, ge=1)
+    """Length of an answer at most."""
+
+    demonstration: str = Field(
+        "{question}\n\nThis is an example for a response to the question:\n{answer}\n\n"
+        "Now answer with a response of your own.",
+        pattern=r"(?s)^[^{}]*\{question\}[^{}]*\{answer\}[^{}]*$",
+    )
+    """What the teacher is asked; the paper's words, without its \"including the thinking process\"."""
 
 
 STACKS = ("use_dora", "modules_to_save", "rank_pattern")
@@ -104,6 +126,14 @@ OWN: dict[str, Method] = {
         "arXiv 2504.07097",
         OSFArguments,
         adapter="refused",
+    ),
+    "sdft": Method(
+        "sdft",
+        "the model that sees the answer teaches the model that does not, on the latter's own answers",
+        "arXiv 2601.19897",
+        SDFTArguments,
+        any_start=True,
+        beside_rehearsal=False,
     ),
 }
 """Methods of our own."""

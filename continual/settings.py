@@ -239,9 +239,7 @@ class Arm(Settings):
         if adapter is None:
             said.append("is about adapters; the recipe has no `adapter`")
         if self.method in METHODS and not METHODS[self.method].any_start:
-            said.append(
-                f"method {self.method} says itself how a task starts, or remembers what belongs to one adapter"
-            )
+            said.append(f"method {self.method} decides how a task starts, or remembers what belongs to one adapter")
         if self.start_from == "merged" and adapter is not None:
             said += [f"adapters with {name} cannot be stacked" for name in adapter.given(STACKS)]
         return [Problem(("start_from",), message) for message in said]
@@ -264,6 +262,8 @@ class Arm(Settings):
         if adapter is not None:
             given = adapter.given(method.refuses)
             found += [Problem(("method",), f"{self.method} cannot do adapter.{name}") for name in given]
+        if not method.beside_rehearsal and self.rehearsal is not None:
+            found.append(Problem(("method",), f"{self.method} cannot be combined with `rehearsal`"))
         try:
             method.arguments.model_validate(self.method_args)
         except ValidationError as error:

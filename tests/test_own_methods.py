@@ -9,8 +9,9 @@ import tiny
 import torch
 from conftest import recipe, teach
 from pydantic import ValidationError
-from test_resume import Killed, die_at, matrices
+from test_resume import Killed, matrices
 
+from continual import runs
 from continual.learn import CausalLMTemplate, Hyperparameters
 from continual.methods.magmax import MagMaxPlugin
 from continual.methods.osf import OSFPlugin, Subspace
@@ -30,6 +31,28 @@ ON_ADAPTERS: dict[str, Any] = {
 }
 ON_MODELS: dict[str, Any] = {"magmax": {"method": "magmax", "method_args": {"scale": 0.9}}, "osf": {"method": "osf"}}
 ADAPTER = {"r": 2, "lora_dropout": 0.2}
+
+
+PLACES = (
+    "checkpoints/.1.removed",
+    "checkpoints/.2.removed",
+    "predictions/2-",
+    "checkpoints/.3.removed",
+    "predictions/3-",
+)
+"""Inside a task, past its first checkpoint; and between the saving of a model and its scores."""
+
+
+def die_before(monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    """Die just before a file or folder of this name would have become visible."""
+    replace = runs.os.replace
+
+    def dying(source: Any, target: Any) -> None:
+        if place in str(target):
+            raise Killed
+        replace(source, target)
+
+    monkeypatch.setattr(runs.os, "replace", dying)
 
 
 def test_an_orthonormal_basis_has_the_signs_of_a_positive_triangle() -> None:
@@ -58,6 +81,39 @@ def test_magmax_by_hand(scale: float, by_hand: list[float]) -> None:
     plugin.merge({}, {"w": torch.tensor([3.0, 4.0, 1.0])}, 2)  # tau_2 = 2, 3, 0
     got = plugin.merge({}, {"w": torch.tensor([4.0, 1.0, 1.0])}, 3)  # tau_3 = 3, 0, 0
     torch.testing.assert_close(got["w"], torch.tensor(by_hand))
+
+
+@pytest.mark.parametrize("method", ["slao", "magmax"])
+def test_the_next_task_starts_from_the_finetuned_weights_and_the_merged_ones_come_out(method: str) -> None:
+    class Strategy:
+        class experience:
+            current_experience = 0
+
+        lm = torch.nn.Linear(2, 1, bias=False)
+
+    def weight() -> list[float]:
+        return Strategy.lm.weight.detach().flatten().tolist()
+
+    def learn(*values: float) -> None:
+        with torch.no_grad():
+            Strategy.lm.weight.copy_(torch.tensor([values]))
+
+    plugin = SLAOPlugin() if method == "slao" else MagMaxPlugin(1)
+    learn(0, 0)  # the untaught model
+    for number, (begun, learnt, merged) in enumerate(
+        [
+            ([0, 0], [4, 1], [4, 1]),
+            ([4, 1], [3, 5], [4 - math.sqrt(0.5), 1 + 4 * math.sqrt(0.5)] if method == "slao" else [4, 5]),
+            ([3, 5], [3, 5], None),
+        ]
+    ):
+        Strategy.experience.current_experience = number
+        plugin.after_train_dataset_adaptation(Strategy)
+        assert weight() == begun
+        learn(*learnt)
+        plugin.after_training_exp(Strategy)
+        if merged is not None:
+            assert weight() == pytest.approx(merged)
 
 
 def test_the_subspace_of_a_diagonal_matrix_by_hand() -> None:
@@ -121,12 +177,11 @@ def test_magmax_saves_the_merged_model(world: Path) -> None:
         assert bool(((two[name] - base[name]).abs() >= (one[name] - base[name]).abs()).all())
 
 
-@pytest.mark.parametrize("nth", [(4, 7, 9), (5, 6, 8, 11)])
 @pytest.mark.parametrize(
     ("arm", "adapter"), [(name, True) for name in ON_ADAPTERS] + [(name, False) for name in ON_MODELS]
 )
 def test_a_killed_run_ends_with_the_same_R(
-    arm: str, adapter: bool, nth: tuple[int, ...], world: Path, monkeypatch: pytest.MonkeyPatch
+    arm: str, adapter: bool, world: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     settings: dict[str, Any] = {
         "arms": {arm: {**ON_ADAPTERS, **ON_MODELS}[arm]},
@@ -135,9 +190,9 @@ def test_a_killed_run_ends_with_the_same_R(
         "curriculum": THREE,
     }
     whole = teach(world, **settings, output_dir=str(world / "whole"))
-    for death in nth:
+    for place in PLACES:
         with monkeypatch.context() as patch, pytest.raises(Killed):
-            die_at(patch, death)
+            die_before(patch, place)
             teach(world, **settings)
     run = teach(world, **settings)
     assert matrices(run) == matrices(whole)
@@ -159,7 +214,7 @@ def test_a_killed_run_ends_with_the_same_R(
         ),
         ({"arms": {"a": {"start_from": "merged"}}}, "the recipe has no `adapter`"),
         ({"arms": {"a": {"start_from": "base", "teach": "multitask"}}, "adapter": {"r": 2}}, "only teach: sequential"),
-        ({"arms": {"a": {"start_from": "base", "method": "olora"}}, "adapter": {"r": 2}}, "olora says itself"),
+        ({"arms": {"a": {"start_from": "base", "method": "olora"}}, "adapter": {"r": 2}}, "olora decides"),
         (
             {"arms": {"a": {"start_from": "merged"}}, "adapter": {"rank_pattern": {"q_proj": 4}}},
             "adapters with rank_pattern cannot be stacked",
@@ -179,3 +234,23 @@ def test_a_killed_run_ends_with_the_same_R(
 def test_what_makes_no_sense_is_refused_by_name(world: Path, changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         recipe(world, **changes)
+
+
+def test_the_page_names_every_method_with_its_arguments_and_defaults() -> None:
+    from test_docs import ROOT, default_of
+
+    from continual.catalogue import OWN
+
+    page = (ROOT / "docs/methods.md").read_text(encoding="utf-8")
+    page = page[page.index("## Methods of our own") : page.index("## What Avalanche has")]
+    told = dict(line.strip("|").split("|")[:2] for line in page.splitlines() if line.startswith("| `"))
+    told = {key.strip(" `"): value.strip() for key, value in told.items()}
+    in_words = {"sdft.demonstration": "the paper's words"}
+    for name, method in OWN.items():
+        assert name in told and method.source.removeprefix("arXiv ") in page
+    arguments = {
+        f"{name}.{key}": in_words.get(f"{name}.{key}", default_of(method.arguments, key))
+        for name, method in OWN.items()
+        for key in method.arguments.model_fields
+    }
+    assert {key: value for key, value in told.items() if "." in key} == arguments

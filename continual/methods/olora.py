@@ -1,8 +1,8 @@
 """O-LoRA (Wang et al., "Orthogonal Subspace Learning for Language Model Continual Learning", Findings of EMNLP 2023,
 arXiv 2310.14152).
 
-Each task learns in a LoRA adapter of its own, whose subspace (the rows of A) is to be orthogonal to those of all earlier
-ones, which are frozen:
+Each task learns in a LoRA adapter of its own, whose subspace (the rows of A) is to be orthogonal to those of all
+earlier ones, which are frozen:
 
     loss + lambda_1 * sum_l sum_{i < t} sum_{jk} |A_i A_t^T|_jk  +  lambda_2 * sum_l (||A_t||_2 + ||B_t||_2)
 
@@ -24,7 +24,7 @@ from continual.methods.stack import DEFAULT, NEW, layers
 
 
 def overlap(model: Any) -> torch.Tensor:
-    """sum |A_old A_new^T| over the adapted layers, a scalar."""
+    """The sum of |A_old A_new^T| over the adapted layers, a scalar."""
     products = [layer.lora_A[DEFAULT].weight.detach() @ layer.lora_A[NEW].weight.T for layer in layers(model)]
     return torch.stack([product.abs().sum() for product in products]).sum()
 

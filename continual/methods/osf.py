@@ -9,13 +9,13 @@ and its k largest singular directions are kept as they are: gradients are projec
 
     grad <- (I - U_high U_high^T) grad (I - V_high V_high^T).
 
-k grows with the tasks: of n tasks, the t-th keeps (t - 1) / n of the directions (the schedule of PEFT's OSF, which does
-the same on factors). The steps of Adam and weight decay do not lie along the gradient; so each step is projected too,
+k grows with the tasks: of n tasks, the t-th keeps (t - 1) / n of the directions (the schedule of PEFT's OSF, which
+does the same on factors). Adam's steps and weight decay do not lie along the gradient; so each step is projected too,
 
     W <- U_high S_high V_high^T + (I - U_high U_high^T) W (I - V_high V_high^T),
 
-after which U_high^T W and W V_high are what they were, to rounding. The paper chooses k for each layer by how alike its
-inputs and outputs are; here all layers keep the same share.
+after which U_high^T W and W V_high are what they were, to rounding. The paper chooses k for each layer by how alike
+its inputs and outputs are; here all layers keep the same share. What is no matrix (norms, biases) is free.
 """
 
 from __future__ import annotations

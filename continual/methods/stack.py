@@ -1,8 +1,8 @@
 """LoRA adapters one on the other: the earlier ones frozen, a fresh one beside them, and all of them saved as one.
 
-The sum of adapters is again an adapter, s_1 B_1 A_1 + s_2 B_2 A_2 = [s_1 B_1, s_2 B_2] [A_1; A_2], whose rank is the sum
-of theirs. So between tasks a model has one adapter, `default`, and what is saved of it is a standard PEFT folder. While
-a task is learnt there are two: `default`, frozen, and `new`.
+The sum of adapters is again an adapter, s_1 B_1 A_1 + s_2 B_2 A_2 = [s_1 B_1, s_2 B_2] [A_1; A_2], whose rank is the
+sum of theirs. So between tasks a model has one adapter, `default`, and what is saved of it is a standard PEFT folder.
+While a task is learnt there are two: `default`, frozen, and `new`.
 """
 
 from __future__ import annotations
