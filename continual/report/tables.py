@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from continual.report.likeness import FIGURES, in_short
 from continual.report.numbers import COSTS, figure, percent
 from continual.report.views import ArmMatrix, colours, rows_of, views_of
 from continual.report.words import forgotten, headline, learned
@@ -24,7 +25,7 @@ COLUMNS = {
 
 
 def tables(results: dict[str, Any], console: Console) -> None:
-    """Print arms × figures, arms × costs, then R of each arm in each order (bold: just taught)."""
+    """Print arms × figures, arms × costs, what was rehearsed, then R of each arm in each order (bold: just taught)."""
     rows = rows_of(results, colours([results]))
     if not rows:
         console.print("No arm has finished yet.")
@@ -37,9 +38,22 @@ def tables(results: dict[str, Any], console: Console) -> None:
         costs.add_row(label, *(written(row.cost[key]) for key, (_, written) in COSTS.items()))
     console.print(figures)
     console.print(costs)
+    _print_likeness(results, console)
     for view in views_of(results, rows):
         for matrix in view.matrices:
             _print_matrix(matrix, console)
+
+
+def _print_likeness(results: dict[str, Any], console: Console) -> None:
+    """How like real rows is what each arm rehearsed, where that was measured."""
+    title = "What was rehearsed: % or words, the mean over tasks and times (of real rows)"
+    table = _table(title, [figure.title for figure in FIGURES.values()])
+    for arm, entry in results["arms"].items():
+        entries = [one for run in entry["runs"] for one in run["rehearsed"] if one.get("drift")]
+        if entries:
+            table.add_row(Text(arm), *in_short(entries))
+    if table.row_count:
+        console.print(table)
 
 
 def last_words(results: dict[str, Any], run_dir: Path, console: Console) -> None:
