@@ -25,6 +25,10 @@ METHODS = {
     ),
     "lamol": ("rehearsal: {preset: lamol}", "the same with the mechanics of the paper (arXiv 1909.03329)"),
     "real replay": ("rehearsal: {writer: real}", "the same budget, drawn from stored real rows"),
+    "spaced reviews": (
+        "rehearsal: {schedule: spaced}",
+        "what is rehearsed comes in reviews further and further apart, by how far the model moves (arXiv 2601.03938)",
+    ),
     "specialists": ("teach: specialists", "one adapter for each task, from the untaught base"),
     "multitask": ("teach: multitask", "all tasks at once: the upper bound"),
 }

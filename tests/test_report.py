@@ -54,6 +54,7 @@ def quick(path: Path, name: str = "quick", *, seeds: tuple[int, ...] = (0,)) -> 
                 "rejected": {},
                 "drift": {**first, "labels": 0.125, "bigrams": 0.38},
                 "memorised": {**copied, "copied": 0.06, "test": test},
+                "reviews": 3,
             },
         ]
         folder = write_arm(run, "rehearsal", REHEARSAL, seed=seed, rehearsed=rehearsed, cost={"seconds": 72})
@@ -138,6 +139,7 @@ def test_how_like_real_rows_the_rehearsed_ones_are_is_told_from_the_first_time_t
     assert told is not None
     cells = [re.sub(r"<.+?>", "", cell) for cell in re.findall(r"<td>(.+?)</td>", told[1])]
     assert cells == ["81.4 → 100.0", "2.0 → 12.5", "20real 21", "41.0 → 38.0real 45.0", "7real 8", "1.0 → 6.0real 2.0"]
+    assert page.count("; learned in 3 reviews<") == 1
     console = Console(record=True, width=120, file=StringIO())
     report.tables(results.collect(run), console)
     line = r"rehearsal +90\.7 +7\.2 +20 \(21\) +39\.5 \(45\.0\) +7 \(8\) +3\.5 \(2\.0\)"

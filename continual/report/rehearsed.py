@@ -32,6 +32,8 @@ class Batch:
     drawn: int
     rejected: dict[str, int]
     samples: list[Shown]
+    reviews: int | None = None
+    """How often it was learned apart; None where it was mixed into what was learned."""
 
     @property
     def fate(self) -> str:
@@ -55,7 +57,8 @@ def batches(folder: Path, run: dict[str, Any]) -> list[Batch]:
     for entry in run["rehearsed"]:
         files = waiting.get(entry["task"], [])
         samples = _read(files.pop(0)) if files else []
-        found.append(Batch(samples=samples, **{key: entry[key] for key in _COUNTS}))
+        counts = {key: entry[key] for key in _COUNTS}
+        found.append(Batch(samples=samples, reviews=entry.get("reviews"), **counts))
     return found
 
 
