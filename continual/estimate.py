@@ -163,11 +163,16 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     total.written_tokens += own * longest
     if teach == "multitask":
         stages, trainings = [used], [recipe.training_of(arm)]
-    for stage, training in zip(stages, trainings, strict=True):
-        rows = sum(stage.values()) + own
-        tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in stage.items()) + own * longest
-        total.train_tokens += round(tokens * training.num_train_epochs)
-        total.steps += training.num_train_epochs * _steps(training, rows, tokens)
+    for place, (stage, training) in enumerate(zip(stages, trainings, strict=True)):
+        parts = [(stage, training.num_train_epochs)]
+        if rehearsal and rehearsal.schedule == "spaced" and teach == "sequential":
+            parts = _with_reviews(stage, recipe.tasks[place], training, rehearsal, sizes)
+        for part, times in parts:
+            rows = sum(part.values()) + own
+            tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in part.items())
+            tokens += own * longest
+            total.train_tokens += round(tokens * times)
+            total.steps += times * _steps(training, rows, tokens)
     measured = list(order)
     if teach == "sequential":  # else an arm is measured once, at its end
         measured += order[:-1] if recipe.evaluate.after == "own_and_last" else (len(order) - 1) * order
@@ -220,6 +225,20 @@ def _skeleton(name: str, trust_remote_code: bool) -> Any:
 def _rows_a_sample(rehearsal: Rehearsal | None) -> float:
     """Rows that each sample takes in a batch; with `passes: two` one more where it carries its cue."""
     return 2 - rehearsal.cue_dropout if rehearsal and rehearsal.passes == "two" else 1
+
+
+def _with_reviews(
+    stage: Mapping[str, int], new: str, training: Training, rehearsal: Rehearsal, sizes: Mapping[str, TaskSize]
+) -> list[tuple[dict[str, int], int]]:
+    """The new task's rows and the rehearsed ones, each with how often they are learned.
+
+    How far the model will move is not known; here every step counts as long as those of the first day.
+    """
+    from continual.rehearse.modeltime import passed
+
+    old = {task: rows for task, rows in stage.items() if task != new}
+    steps = training.num_train_epochs * _steps(training, stage[new], stage[new] * sizes[new].tokens)
+    return [({new: stage[new]}, training.num_train_epochs), (old, passed(steps / rehearsal.day_steps) + 1)]
 
 
 def _steps(training: Training, rows: float, tokens: float) -> int:

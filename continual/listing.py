@@ -29,6 +29,10 @@ METHODS = {
         "what the untaught model could do is rehearsed too, in its own words (after Magpie, arXiv 2406.08464)",
     ),
     "real replay": ("rehearsal: {writer: real}", "the same budget, drawn from stored real rows"),
+    "spaced reviews": (
+        "rehearsal: {schedule: spaced}",
+        "what is rehearsed comes in reviews further and further apart, by how far the model moves (arXiv 2601.03938)",
+    ),
     "specialists": ("teach: specialists", "one adapter for each task, from the untaught base"),
     "multitask": ("teach: multitask", "all tasks at once: the upper bound"),
 }

@@ -119,6 +119,15 @@ def test_cost_of_rehearsal_by_the_old_tasks():
     assert cost.train_tokens == 2 * (100 * 20 + 40 * 30 + 60 * 10 + 40 * 20 + 8 * 30)
 
 
+def test_cost_of_spaced_reviews():
+    arms = {"x": {"rehearsal": {"schedule": "spaced", "day_steps": 2}}}
+    cost = estimate.cost(recipe(arms=arms), "x", SIZES, BASE)
+    # b takes 2 × 3 steps, three days: a's 400 tokens are reviewed after days 1 and 2 and at the end. c takes 2 × 2
+    # steps, two days: again three reviews, of 640 tokens.
+    assert cost.steps == 8 + (6 + 3 * 1) + (4 + 3 * 2)
+    assert cost.train_tokens == 2 * 2000 + (2 * 1200 + 3 * 400) + (2 * 600 + 3 * 640)
+
+
 def test_cost_of_rehearsal_by_the_new_task_and_of_two_passes():
     lamol = {"rehearsal": {"preset": "lamol", "ratio": 0.2}}
     cost = estimate.cost(recipe(arms={"x": lamol}), "x", SIZES, BASE)

@@ -27,16 +27,35 @@ def quick(path: Path, name: str = "quick", *, seeds: tuple[int, ...] = (0,)) -> 
     run = write_run(path / name, ARMS, TASKS, seeds=seeds)
     for seed in seeds:
         write_arm(run, "finetune", FINETUNE, seed=seed)
+        first = {"labels": 0.02, "words": 20.4, "real_words": 21.0, "bigrams": 0.41, "real_bigrams": 0.45}
+        copied = {"median": 4.0, "p95": 7.0, "share": 0.3, "copied": 0.01}
+        test = {"median": 4.0, "p95": 8.0, "share": 0.2, "copied": 0.02}
         rehearsed = [
             {
                 "before": "edit",
                 "task": "translate",
+                "age": 1,
                 "wanted": 80,
                 "kept": 79,
                 "drawn": 97,
+                "valid": 79 / 97,
                 "rejected": {"label": 18},
+                "drift": first,
+                "memorised": {**copied, "test": test},
             },
-            {"before": "answer", "task": "translate", "wanted": 40, "kept": 40, "drawn": 40, "rejected": {}},
+            {
+                "before": "answer",
+                "task": "translate",
+                "age": 2,
+                "wanted": 40,
+                "kept": 40,
+                "drawn": 40,
+                "valid": 1.0,
+                "rejected": {},
+                "drift": {**first, "labels": 0.125, "bigrams": 0.38},
+                "memorised": {**copied, "copied": 0.06, "test": test},
+                "reviews": 3,
+            },
         ]
         folder = write_arm(run, "rehearsal", REHEARSAL, seed=seed, rehearsed=rehearsed, cost={"seconds": 72})
         write_rehearsed(folder, "2-translate", [("Say 早安", "good\u2028morning", None), (EVIL, "no", "label")])
@@ -111,6 +130,27 @@ def test_several_runs_stand_side_by_side_and_an_arm_keeps_its_colour(tmp_path: P
     rows = [row for place, doc in enumerate(documents) for row in rows_of(doc, palette, first_dash=place)]
     assert {(row.arm, row.colour) for row in rows} == {("finetune", 0), ("rehearsal", 1), ("multitask", 2)}
     assert [row.dash for row in rows] == [0, 0, 0, 1, 1, 1]
+
+
+def test_how_like_real_rows_the_rehearsed_ones_are_is_told_from_the_first_time_to_the_last(tmp_path: Path) -> None:
+    run = quick(tmp_path)
+    page = report.page([run])
+    told = re.search(r'<tr><th scope="row">translate</th><td>2</td>(.+?)</tr>', page, re.DOTALL)
+    assert told is not None
+    cells = [re.sub(r"<.+?>", "", cell) for cell in re.findall(r"<td>(.+?)</td>", told[1])]
+    assert cells == ["81.4 → 100.0", "2.0 → 12.5", "20real 21", "41.0 → 38.0real 45.0", "7real 8", "1.0 → 6.0real 2.0"]
+    assert page.count("; learned in 3 reviews<") == 1
+    console = Console(record=True, width=120, file=StringIO())
+    report.tables(results.collect(run), console)
+    line = r"rehearsal +90\.7 +7\.2 +20 \(21\) +39\.5 \(45\.0\) +7 \(8\) +3\.5 \(2\.0\)"
+    assert re.search(line, console.export_text())
+
+
+def test_runs_from_before_these_figures_have_a_page_without_them(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "old", {"rehearsal": "sequential"}, TASKS)
+    counts = {"wanted": 8, "kept": 8, "drawn": 9, "rejected": {"label": 1}}
+    write_arm(run, "rehearsal", REHEARSAL, rehearsed=[{"before": "edit", "task": "translate", **counts}])
+    assert "longest run" not in report.page([run]) and "8 kept of 8 wanted" in report.page([run])
 
 
 def test_an_unfinished_run_says_what_is_missing(tmp_path: Path) -> None:

@@ -15,8 +15,9 @@ from continual.chat import Chat
 from continual.curriculum import benchmark
 from continual.data import encode
 from continual.learn import CausalLMTemplate, Hyperparameters
-from continual.methods.spaced import Clock, SpacedPlugin, passed
+from continual.methods.spaced import SpacedPlugin
 from continual.model import CausalLM
+from continual.rehearse.modeltime import Clock, passed
 from continual.runs import read_json
 from continual.sample import Message, Sample
 

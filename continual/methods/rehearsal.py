@@ -49,6 +49,7 @@ def summary(
         "wanted": wanted,
         "kept": kept,
         "drawn": len(samples),
+        "valid": 1 - len(reasons) / len(samples) if samples else None,
         "rejected": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
         "real_rows": kept if real else 0,
         "real_bytes": sum(len(json.dumps([vars(m) for m in s.messages or ()])) for s in samples) if real else 0,

@@ -12,6 +12,7 @@ from markupsafe import Markup, escape
 from continual import results as results_module
 from continual.forgetting import FORMULAE
 from continual.report import curves, pairs, plots, svg
+from continual.report.likeness import FIGURES, Line, lines
 from continual.report.numbers import COSTS, figure, percent, points
 from continual.report.rehearsed import Batch, batches
 from continual.report.svg import Picture
@@ -33,6 +34,8 @@ class ReportedRun:
     views: list[View]
     rehearsed: dict[str, list[tuple[str, list[Batch]]]]
     """What the first run of each rehearsing arm wrote: the batches before each new task."""
+    likeness: dict[str, list[Line]]
+    """How like real rows that is."""
     recipe: str
     versions: str
 
@@ -95,6 +98,7 @@ def _read(run_dirs: Sequence[Path], documents: Sequence[dict[str, Any]]) -> list
                 rows=rows,
                 views=views_of(document, rows) if rows else [],
                 rehearsed=_rehearsed(run_dir, document),
+                likeness={arm: lines(entry["runs"][0]["rehearsed"]) for arm, entry in document["arms"].items()},
                 recipe=(run_dir / "recipe.yaml").read_text(encoding="utf-8"),
                 versions=", ".join(f"{name} {version}" for name, version in versions.items()),
             )
@@ -150,6 +154,7 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         FORMULAE=FORMULAE,
         TABLE=TABLE,
         COSTS=COSTS,
+        LIKENESS=FIGURES,
         COLOURS=plots.COLOURS,
     )
     rows = [row for run in reported for row in run.rows]

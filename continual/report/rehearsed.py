@@ -32,6 +32,8 @@ class Batch:
     drawn: int
     rejected: dict[str, int]
     samples: list[Shown]
+    reviews: int | None = None
+    """How often it was learned apart; None where it was mixed into what was learned."""
 
     @property
     def fate(self) -> str:
@@ -56,7 +58,8 @@ def batches(folder: Path, run: dict[str, Any]) -> list[Batch]:
         files = waiting.get(entry["task"], [])
         # Text that was written once stands for every entry.
         samples = _read(files.pop(0) if len(files) > 1 else files[0]) if files else []
-        found.append(Batch(samples=samples, **{key: entry[key] for key in _COUNTS}))
+        counts = {key: entry[key] for key in _COUNTS}
+        found.append(Batch(samples=samples, reviews=entry.get("reviews"), **counts))
     return found
 
 

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from continual.report.likeness import FIGURES, in_short
 from continual.report.numbers import COSTS, figure, percent, points
 from continual.report.pairs import against_multitask, interval, left_out
 from continual.report.views import ArmMatrix, Row, colours, rows_of, views_of
@@ -25,7 +26,9 @@ COLUMNS = {
 
 
 def tables(results: dict[str, Any], console: Console) -> None:
-    """Print figures, differences to multitask, costs, then R of each arm in each order (bold: just taught)."""
+    """Print figures, differences to multitask, costs, what was rehearsed, then R of each arm in each order (bold: just
+    taught).
+    """
     rows = rows_of(results, colours([results]))
     if not rows:
         console.print("No arm has finished yet.")
@@ -39,6 +42,7 @@ def tables(results: dict[str, Any], console: Console) -> None:
     console.print(figures)
     _print_paired(results, rows, console)
     console.print(costs)
+    _print_likeness(results, console)
     for view in views_of(results, rows):
         for matrix in view.matrices:
             _print_matrix(matrix, console)
@@ -58,6 +62,18 @@ def _print_paired(results: dict[str, Any], rows: list[Row], console: Console) ->
     console.print(table)
     if tasks := left_out([results]):
         console.print(Text(f"not in it, for their scores are no means over rows: {', '.join(tasks)}"), soft_wrap=True)
+
+
+def _print_likeness(results: dict[str, Any], console: Console) -> None:
+    """How like real rows is what each arm rehearsed, where that was measured."""
+    title = "What was rehearsed: % or words, the mean over tasks and times (of real rows)"
+    table = _table(title, [figure.title for figure in FIGURES.values()])
+    for arm, entry in results["arms"].items():
+        entries = [one for run in entry["runs"] for one in run["rehearsed"] if one.get("drift")]
+        if entries:
+            table.add_row(Text(arm), *in_short(entries))
+    if table.row_count:
+        console.print(table)
 
 
 def last_words(results: dict[str, Any], run_dir: Path, console: Console) -> None:
