@@ -16,6 +16,7 @@ from continual.methods.foreign import foreign
 from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson
 from continual.methods.restart import RestartPlugin
+from continual.overrides import run_name
 from continual.plugin import MethodPlugin
 from continual.progress import Teller
 from continual.recipe import Recipe
@@ -93,7 +94,9 @@ def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
     """The run of the arm whose specialists are asked, at the same seed and sweep point."""
     known = [name for name, other in recipe.arms.items() if other.teach == "specialists"]
     chosen = arm.rehearsal.specialists if arm.rehearsal is not None and arm.rehearsal.specialists else known[0]
-    return record.folder.parent.parent / chosen / record.folder.name
+    # Specialists have no order, and what is swept of this arm is not swept of theirs.
+    shared = {key: value for key, value in record.set.items() if not key.startswith("arms.")}
+    return record.folder.parent.parent / chosen / run_name(record.seed, shared)
 
 
 def lesson_of(collate: Collate, material: Material, record: Record, teller: Teller) -> Lesson:

@@ -65,6 +65,17 @@ def short_hash(values: Mapping[str, Any]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:8]
 
 
+def concerned(sweep: Mapping[str, Any], arm: str, teach: str) -> list[str]:
+    """The keys of a sweep that concern an arm: not those of other arms, and orders only what is taught in sequence."""
+    own = [key for key in sweep if key.startswith(f"arms.{arm}.") or not key.startswith("arms.")]
+    return [key for key in own if key != "curriculum" or teach == "sequential"]
+
+
+def run_name(seed: int, settings: Mapping[str, Any]) -> str:
+    """The folder of a run under its arm's: ``seed0``, or ``seed0-<hash>`` at a point of a sweep."""
+    return f"seed{seed}" + (f"-{short_hash(settings)}" if settings else "")
+
+
 def _set(data: dict[str, Any], keys: list[str], value: Any) -> str | None:
     """Set a nested key in place; what is wrong, if it cannot be."""
     here: Any = data

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from continual.errors import ContinualError
-from continual.overrides import short_hash
+from continual.overrides import concerned, run_name
 from continual.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ class PlannedRun:
     order: tuple[str, ...]
     """The tasks as they are taught."""
     run_name: str
-    """Folder under ``arms/<arm>/``: ``seed0``, or ``seed0-<hash>`` at a point of a sweep."""
+    """Folder under ``arms/<arm>/``, see `overrides.run_name`."""
     recipe: Recipe
     """The recipe with `set` applied."""
 
@@ -38,7 +38,8 @@ class PlannedRun:
 def expand(recipe: Recipe) -> list[PlannedRun]:
     """Every run of a recipe: arms × seeds × points of the sweep, arm by arm.
 
-    A swept key that belongs to one arm (``arms.rehearsal.…``) varies that arm only.
+    A swept key that belongs to one arm (``arms.rehearsal.…``) varies that arm only, and orders of the curriculum
+    only arms that are taught in sequence.
 
     Raises:
         ContinualError: a point of the sweep is no valid recipe.
@@ -47,9 +48,8 @@ def expand(recipe: Recipe) -> list[PlannedRun]:
     for arm in recipe.arms:
         for settings in points(recipe, arm):
             at_point = _at(recipe, settings)
-            suffix = f"-{short_hash(settings)}" if settings else ""
             runs += [
-                PlannedRun(arm, seed, settings, at_point.tasks, f"seed{seed}{suffix}", at_point)
+                PlannedRun(arm, seed, settings, at_point.tasks, run_name(seed, settings), at_point)
                 for seed in recipe.seeds
             ]
     return runs
@@ -57,8 +57,7 @@ def expand(recipe: Recipe) -> list[PlannedRun]:
 
 def points(recipe: Recipe, arm: str) -> list[dict[str, Any]]:
     """The points of the sweep for one arm: every combination of the values of the keys that concern it."""
-    own, any_arm = f"arms.{arm}.", "arms."
-    keys = [key for key in recipe.sweep if key.startswith(own) or not key.startswith(any_arm)]
+    keys = concerned(recipe.sweep, arm, recipe.arms[arm].teach)
     return [dict(zip(keys, values, strict=True)) for values in itertools.product(*(recipe.sweep[k] for k in keys))]
 
 

@@ -10,13 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from continual.forgetting import FORMULAE, Cell, figures
+from continual.overrides import concerned
 from continual.pairing import compare
 from continual.runs import Run, read_json, read_matrix, write_json
 
 SCHEMA = 1
 FILE = "results.json"
-ORDER_KEYS = ("curriculum", "seed", "seeds")
-"""Swept keys that say in which order and with which chance, not what: mean and std run over them."""
+ORDER = "curriculum"
+"""The swept key that says in which order, not what: mean and std run over it, as over seeds."""
 
 
 def collect(run_dir: Path) -> dict[str, Any]:
@@ -87,16 +88,15 @@ def write(run_dir: Path) -> dict[str, Any]:
 
 
 def group_of(settings: dict[str, Any]) -> dict[str, Any]:
-    """The part of a run's ``set`` that is not its order or seed: mean and std are taken within it."""
-    return {key: value for key, value in settings.items() if key not in ORDER_KEYS}
+    """The part of a run's ``set`` that is not its order: mean and std are taken within it."""
+    return {key: value for key, value in settings.items() if key != ORDER}
 
 
 def planned_runs(recipe: dict[str, Any], arm: str) -> int:
     """How many runs the (resolved) recipe plans for an arm: its seeds times every combination that concerns it."""
-    own = f"arms.{arm}."
-    sweep = {k: v for k, v in recipe.get("sweep", {}).items() if k.startswith(own) or not k.startswith("arms.")}
-    seeds = 1 if "seed" in sweep or "seeds" in sweep else len(recipe["seeds"])
-    return int(seeds * math.prod(len(values) for values in sweep.values()))
+    sweep = recipe.get("sweep", {})
+    keys = concerned(sweep, arm, recipe["arms"][arm]["teach"])
+    return len(recipe["seeds"]) * math.prod(len(sweep[key]) for key in keys)
 
 
 def _read_head(run_dir: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -256,6 +256,37 @@ def test_a_sweep_over_orders_keeps_the_columns_and_permutes_the_rows(world: Path
     assert "in the order first sound legs" in (run / "README.md").read_text()
 
 
+def test_orders_and_seeds_share_one_mean_and_what_has_no_order_is_taught_once(world: Path) -> None:
+    orders = [["sound", "legs"], ["legs", "sound"]]
+    teachers = {**ARMS, "relabelled": {"rehearsal": {"ratio": 0.2, "max_tries": 1, "relabel": "specialist"}}}
+    with pytest.MonkeyPatch.context() as patch:
+        notes = watched(patch)
+        run = teach(
+            world,
+            arms={name: teachers[name] for name in ("finetune", "specialists", "relabelled", "multitask")},
+            adapter={"r": 2},
+            training=QUICK,
+            seeds=[0, 1],
+            sweep={"curriculum": orders},
+        )
+    found = read_json(run / "results.json")
+    assert found["unfinished"] == []
+    assert [len(_runs(found, arm)) for arm in found["arms"]] == [4, 2, 4, 2]
+    taught = [each["into"].relative_to(run / "arms").parts[:2] for each in notes.lessons]
+    assert [run for arm, run in taught if arm == "multitask"] == ["seed0", "seed1"]
+    assert sorted(run for arm, run in taught if arm == "specialists") == ["seed0", "seed0", "seed1", "seed1"]
+    accs = [each["figures"]["acc"] for each in _runs(found, "finetune")]
+    assert found["arms"]["finetune"]["mean"]["acc"] == pytest.approx(sum(accs) / 4)
+    assert found["arms"]["finetune"]["std"]["acc"] is not None
+    bounds = {each["seed"]: each["figures"]["acc"] for each in _runs(found, "multitask")}
+    for each in _runs(found, "finetune"):
+        assert each["figures"]["gap_to_multitask"] == pytest.approx(bounds[each["seed"]] - each["figures"]["acc"])
+    paired = found["arms"]["finetune"]["paired"]
+    assert paired["runs"] == 4
+    assert paired["difference"] == pytest.approx(sum(accs) / 4 - sum(bounds.values()) / 2)
+    assert paired["ci"][0] <= paired["difference"] <= paired["ci"][1]
+
+
 def test_only_its_own_task_is_examined_after_each_and_all_at_the_end(world: Path) -> None:
     from continual import report
 

@@ -62,6 +62,17 @@ def test_a_sweep_is_every_combination():
     assert all(run.run_name.startswith("seed0-") and len(run.run_name) == 14 for run in runs)
 
 
+def test_orders_concern_only_what_is_taught_in_sequence():
+    orders = [["c", "a", "b"], ["b", "c", "a"]]
+    arms = {"x": {}, "one": {"teach": "specialists"}, "all": {"teach": "multitask"}}
+    runs = expand(recipe(arms=arms, seeds=[0, 1], sweep={"curriculum": orders, "adapter.r": [4, 8]}))
+    assert [sum(run.arm == arm for run in runs) for arm in arms] == [8, 4, 4]
+    for run in runs:
+        assert run.arm == "x" or (run.order == ("a", "b", "c") and set(run.set) == {"adapter.r"})
+    alone = [run for run in expand(recipe(arms=arms, sweep={"curriculum": orders})) if run.arm == "all"]
+    assert [(run.run_name, dict(run.set)) for run in alone] == [("seed0", {})]
+
+
 def test_a_key_of_one_arm_varies_that_arm_only():
     swept = recipe(
         arms={"x": {"rehearsal": {}}, "y": {}},

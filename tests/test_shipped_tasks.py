@@ -16,7 +16,7 @@ from continual.task import Task, list_tasks, read_task
 
 FILES = sorted(shipped("tasks").rglob("*.yaml"))
 ROWS = json.loads((Path(__file__).parent / "fixtures" / "task_rows.json").read_text(encoding="utf-8"))
-COUNTS = {"lamol": 5, "textclass": 5, "olora15": 15, "trace": 8, "glue": 9}
+COUNTS = {"lamol": 5, "textclass": 5, "olora15": 15, "trace": 8, "glue": 9, "edit": 1}
 
 shipped_files = pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 
