@@ -109,16 +109,16 @@ def look_at_model(recipe: Recipe) -> BaseSize:
 def look_at_tasks(
     recipe: Recipe, base: BaseSize, data_root: Path | None, folders: Sequence[Path]
 ) -> dict[str, TaskSize]:
-    """Rows and tokens of every task of the curriculum, by name.
+    """Rows and tokens of every task of the curriculum, and of those that are only examined, by name.
 
     Raises:
         ContinualError: with what is wrong for every task whose data are missing.
     """
     sizes: dict[str, TaskSize] = {}
     missing: list[str] = []
-    for entry in recipe.curriculum:
+    for name in (*recipe.tasks, *recipe.evaluate.general):
         try:
-            sizes[entry.task] = _look_at_task(recipe, entry.task, base, data_root, folders)
+            sizes[name] = _look_at_task(recipe, name, base, data_root, folders)
         except ContinualError as error:
             missing += error.lines
     if missing:
@@ -170,7 +170,7 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
         total.steps += training.num_train_epochs * _steps(training, rows, tokens)
     # Arms without a sequence are measured once, at their end.
     measured = len(order) if teach == "sequential" else 1
-    once = examination(order)
+    once = examination([*order, *(sizes[task] for task in recipe.evaluate.general)])
     total.answers = measured * once.answers
     total.answer_tokens = measured * once.answer_tokens
     total.read_tokens = measured * once.read_tokens
@@ -196,7 +196,7 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
     for size in sizes.values():
         if size.too_long > 0.02:
             found.append(f"{size.task}: {size.too_long:.0%} of the rows are longer than max_length={longest}")
-        if size.train < 100:
+        if size.train < 100 and size.task in recipe.tasks:
             found.append(f"{size.task}: only {size.train} training rows")
     if Path(recipe.output_dir, "manifest.json").exists():
         found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
@@ -236,14 +236,16 @@ def _look_at_task(
     from continual.task import find_task
 
     task = find_task(name, folders)
-    looked_at = task.samples("train", data_root=data_root, limit=LOOKED_AT)
+    taught = name in recipe.tasks
+    looked_at = task.samples("train" if taught else "test", data_root=data_root, limit=LOOKED_AT)
     if not looked_at:
-        raise ContinualError(f"task '{name}' has no training rows")
-    train, test = _rows(task, "train", data_root), _rows(task, "test", data_root)
+        raise ContinualError(f"task '{name}' has no {'training' if taught else 'test'} rows")
+    train = _rows(task, "train", data_root) if taught else 0
+    test = _rows(task, "test", data_root)
     longest = recipe.training.max_length
     encoded = [base.chat.encode(sample, longest) for sample in looked_at]
-    entry = next(entry for entry in recipe.curriculum if entry.task == name)
-    most = entry.max_samples or recipe.training.max_samples or train
+    own = {entry.task: entry.max_samples for entry in recipe.curriculum}
+    most = own.get(name) or recipe.training.max_samples or train
     return TaskSize(
         task=name,
         train=min(train, most),

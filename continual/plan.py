@@ -89,7 +89,10 @@ def describe(
     trained = f"{base.adapter_parameters / 1e6:,.2f}M in an adapter" if recipe.adapter else "all trained"
     model = f"{escape(base.name)}, {base.parameters / 1e6:,.1f}M parameters, {trained}"
     console.print(f"[bold]{escape(recipe.name)}[/bold]: {model}")
-    console.print(_task_table(sizes.values()))
+    console.print(_task_table([sizes[task] for task in recipe.tasks]))
+    if recipe.evaluate.general:
+        shown = ", ".join(f"{task} ({sizes[task].test:,} test rows)" for task in recipe.evaluate.general)
+        console.print(f"examined beside them, never taught: {escape(shown)}", soft_wrap=True)
     costs: dict[str, list[ArmCost]] = {arm: [] for arm in recipe.arms}
     for run in runs:
         costs[run.arm].append(estimate.cost(run.recipe, run.arm, sizes, base))

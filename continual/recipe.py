@@ -119,6 +119,19 @@ class Recipe(Settings):
         tasks = {entry.task for entry in info.data.get("curriculum", ())}
         return checked_arms(arms, info.data.get("training"), adapter, tasks)
 
+    @field_validator("evaluate")
+    @classmethod
+    def _general_tasks_are_not_taught(cls, evaluate: Evaluate, info: ValidationInfo) -> Evaluate:
+        taught = {entry.task for entry in info.data.get("curriculum", ())}
+        problems = [
+            Problem(("general", n), f"'{task}' is in the curriculum: what is taught shows no general ability")
+            for n, task in enumerate(evaluate.general)
+            if task in taught
+        ]
+        if problems:
+            raise problems_error(problems)
+        return evaluate
+
     @field_validator("seeds")
     @classmethod
     def _seeds_once(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from continual.evaluate import Exam, Result, write_predictions
+from continual.general import Measured
 from continual.runs import Matrix, read_json, write_json, write_matrix
 
 Interval = tuple[float, float]
@@ -56,6 +57,8 @@ class Record:
     rows: list[str] = field(default_factory=list)
     R: Matrix = field(default_factory=list)
     ci: list[list[Interval | None]] = field(default_factory=list)
+    general: list[Measured | None] = field(default_factory=list)
+    """General ability after each row of R; None where it is not asked or not defined."""
     cost: Cost = field(default_factory=Cost)
     rehearsed: list[dict[str, Any]] = field(default_factory=list)
 
@@ -70,11 +73,12 @@ class Record:
         self.rows, self.rehearsed, self.cost = saved["rows"], saved["rehearsed"], Cost(**saved["cost"])
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
+        self.general = saved["general"]
 
     def forget(self) -> None:
         """Begin anew: only the untaught base's row stays."""
         self.rows, self.R, self.ci, self.rehearsed = self.rows[:1], self.R[:1], self.ci[:1], []
-        self.cost = Cost()
+        self.general, self.cost = self.general[:1], Cost()
 
     def save(self) -> None:
         write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
@@ -88,6 +92,7 @@ class Record:
             "rows": self.rows,
             "R": self.R,
             "ci": self.ci,
+            "general": self.general,
             "cost": vars(self.cost),
             "rehearsed": self.rehearsed,
         }

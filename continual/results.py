@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from continual import general
 from continual.forgetting import FORMULAE, Cell, figures
 from continual.runs import Run, read_json, read_matrix, write_json
 
@@ -110,7 +111,8 @@ def _read_run(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / "run.json")
     columns, after, R = read_matrix(folder / "R.csv")
     run = {key: stored[key] for key in ("teach", "seed", "set", "order", "ci", "cost", "rehearsed")}
-    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R}
+    measured = general.told(after, stored["general"])
+    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R, "general": measured}
 
 
 def _align(run: dict[str, Any], tasks: list[str]) -> None:

@@ -227,6 +227,9 @@ def put(
         record.cost.add(trained)
         record.add_rehearsed(trained["rehearsed"])
     record.put(row, name, material.exams, material.examine(model, tasks))
+    if row == len(record.general):
+        # Specialists are several models.
+        record.general.append(None if name == "specialists" else material.general_ability(model))
     record.save()
     cells = zip(record.tasks, record.R[row], strict=True)
     shown = "  ".join(f"{task} {cell:.0%}" for task, cell in cells if cell is not None and task in tasks)

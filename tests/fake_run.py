@@ -58,6 +58,7 @@ def write_arm(
     run: str | None = None,
     cost: dict[str, float] | None = None,
     rehearsed: Sequence[dict[str, Any]] = (),
+    general: Sequence[dict[str, Any] | None] = (),
 ) -> Path:
     """One run of one arm; `R` has its columns in the order of `tasks`, and may lack its last rows."""
     order = list(order or tasks)
@@ -86,6 +87,7 @@ def write_arm(
         }
         | (cost or {}),
         "rehearsed": list(rehearsed),
+        "general": list(general),
     }
     (folder / "run.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     return folder

@@ -12,7 +12,7 @@ from markupsafe import Markup, escape
 from continual import results as results_module
 from continual.forgetting import FORMULAE
 from continual.report import curves, plots, svg
-from continual.report.numbers import COSTS, figure, percent
+from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
 from continual.report.rehearsed import Batch, batches
 from continual.report.svg import Picture
 from continual.report.views import Row, View, colours, rows_of, views_of
@@ -143,6 +143,9 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         inline=lambda picture: Markup(picture.inline()),
         figure=figure,
         percent=percent,
+        points=points,
+        from_to=from_to,
+        perplexity=perplexity,
         formula=_formula,
         headline=headline,
         heat_map=plots.heat_map,
@@ -158,6 +161,7 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         runs=reported,
         rows=rows,
         best=_best(rows),
+        general=list(dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)),
         title=" and ".join(run.results["name"] for run in reported),
         kept=[plots.kept(rows, width) for width in (560, 200)] if rows else [],
         seen=[_seen(reported, width) for width in (560, 220)] if rows else [],

@@ -1,5 +1,6 @@
 """The results in a terminal: the arms side by side, R of each, and the last words of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +9,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from continual.report.numbers import COSTS, figure, percent
-from continual.report.views import ArmMatrix, colours, rows_of, views_of
+from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
+from continual.report.views import ArmMatrix, Row, colours, rows_of, views_of
 from continual.report.words import forgotten, headline, learned
 
 COLUMNS = {
@@ -37,6 +38,8 @@ def tables(results: dict[str, Any], console: Console) -> None:
         costs.add_row(label, *(written(row.cost[key]) for key, (_, written) in COSTS.items()))
     console.print(figures)
     console.print(costs)
+    if any(row.beside for row in rows):
+        console.print(_beside(rows))
     for view in views_of(results, rows):
         for matrix in view.matrices:
             _print_matrix(matrix, console)
@@ -66,6 +69,17 @@ def _table(title: str, columns: list[str]) -> Table:
     table.add_column("arm")
     for column in columns:
         table.add_column(column, justify="right")
+    return table
+
+
+def _beside(rows: Sequence[Row]) -> Table:
+    tasks = dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)
+    table = _table("General ability, base → end", ["perplexity", *(["Δ"] if tasks else []), *tasks])
+    for row in rows:
+        if row.beside is not None:
+            changed = [points(row.beside.delta)] if tasks else []
+            scores = [from_to(*row.beside.scores[task]) for task in tasks]
+            table.add_row(Text(row.label), perplexity(*row.beside.perplexity), *changed, *scores)
     return table
 
 

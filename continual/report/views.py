@@ -10,6 +10,15 @@ from continual.report.numbers import COSTS
 
 
 @dataclass(frozen=True)
+class Beside:
+    """General ability of one arm, the mean over its runs: each value for the untaught base, and at the end."""
+
+    perplexity: tuple[Cell, Cell]
+    scores: dict[str, tuple[Cell, Cell]]
+    delta: Cell
+
+
+@dataclass(frozen=True)
 class Row:
     """One arm over the seeds and orders of one set: a line of the tables, a line of the curves."""
 
@@ -27,6 +36,8 @@ class Row:
     """The place of the arm's name: the same arm has the same colour everywhere."""
     dash: int
     """The place of the run and set: lines of one colour are told apart by it."""
+    beside: Beside | None = None
+    """None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +112,7 @@ def rows_of(document: dict[str, Any], palette: dict[str, int], *, prefix: str = 
                     std=_named(entry["std"] if single else entry["std"][place]),
                     cost={key: results_module.mean([run["cost"][key] for run in runs]) for key in COSTS},
                     seen=_mean_lists([_seen(run, document["tasks"]) for run in runs]),
+                    beside=_beside([run["general"] for run in runs]),
                     colour=palette[arm],
                     dash=first_dash + sets.index(group),
                 )
@@ -152,6 +164,24 @@ def _seen(run: dict[str, Any], tasks: list[str]) -> list[Cell]:
     if run["teach"] == "sequential":
         return seen_so_far(R)
     return [results_module.mean(R[-1][:step]) for step in range(1, len(run["order"]) + 1)]
+
+
+def _beside(measured: Sequence[list[dict[str, Any]]]) -> Beside | None:
+    if not all(measured):
+        return None
+
+    def ends(values: Sequence[list[Cell]]) -> tuple[Cell, Cell]:
+        before, after = (results_module.mean([rows[place] for rows in values]) for place in (0, -1))
+        return before, after
+
+    def score(task: str) -> tuple[Cell, Cell]:
+        return ends([[row["scores"].get(task) for row in rows] for rows in measured])
+
+    return Beside(
+        perplexity=ends([[row["perplexity"] for row in rows] for rows in measured]),
+        scores={task: score(task) for task in measured[0][0]["scores"]},
+        delta=ends([[row["delta"] for row in rows] for rows in measured])[1],
+    )
 
 
 def _mean_lists(lists: Sequence[Sequence[Cell]]) -> list[Cell]:
