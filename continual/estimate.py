@@ -12,6 +12,7 @@ from continual.guard import guard
 from continual.recipe import Recipe
 from continual.rehearsal_settings import Rehearsal
 from continual.settings import Training
+from continual.stream import cut
 
 if TYPE_CHECKING:
     from continual.task import Task
@@ -142,7 +143,7 @@ def machine_speed(seconds: float = 0.3) -> float:
 
 def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize) -> ArmCost:
     """The work of one run of an arm, taken as accepted what is written at the first try."""
-    from continual.rehearse.budget import base_quota, quotas
+    from continual.rehearse.budget import base_quota
 
     total = ArmCost(flops_per_train_token=4 if recipe.adapter else 6)
     teach, rehearsal = recipe.arms[arm].teach, recipe.arms[arm].rehearsal
@@ -150,31 +151,60 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     trainings = [recipe.training_of(arm, task) for task in recipe.tasks]
     used = {size.task: size.train for size in order}
     stages = [{task: rows} for task, rows in used.items()]  # what each optimizer learns: rows by task
-    for new, stage in zip(recipe.tasks, stages, strict=True):
-        old = recipe.tasks[: recipe.tasks.index(new)]
-        if rehearsal and old:
-            stage |= quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, used, new, old)
-        if rehearsal and rehearsal.writer == "model":
-            total.written += sum(stage[task] for task in old)
-            total.written_tokens += round(sum(stage[task] * sizes[task].tokens for task in old))
+    if recipe.stream is not None and teach == "sequential":
+        stages = cut(used, recipe.stream.chunks)
+        trainings = [recipe.training_of(arm)] * len(stages)
+    rehearsed: list[dict[str, float]] = [{} for _ in stages]
+    if rehearsal and teach == "sequential":
+        rehearsed = _rehearsed(rehearsal, stages, recipe.stream is not None and rehearsal.writer != "real")
+    if rehearsal and rehearsal.writer == "model":
+        total.written += round(sum(sum(written.values()) for written in rehearsed))
+        total.written_tokens += round(sum(n * sizes[t].tokens for written in rehearsed for t, n in written.items()))
     own = base_quota(rehearsal, order[0].train) if rehearsal and rehearsal.rehearse_base else 0
     longest = min(recipe.training.max_length, base.positions)  # how long its own samples get is not known
     total.written += own
     total.written_tokens += own * longest
     if teach == "multitask":
-        stages, trainings = [used], [recipe.training_of(arm)]
-    for stage, training in zip(stages, trainings, strict=True):
-        rows = sum(stage.values()) + own
-        tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in stage.items()) + own * longest
+        stages, rehearsed, trainings = [used], [{}], [recipe.training_of(arm)]
+    for stage, written, training in zip(stages, rehearsed, trainings, strict=True):
+        learned = [*stage.items(), *written.items()]
+        rows = sum(n for _, n in learned) + own
+        tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in learned) + own * longest
         total.train_tokens += round(tokens * training.num_train_epochs)
         total.steps += training.num_train_epochs * _steps(training, rows, tokens)
     # Arms without a sequence are measured once, at their end.
-    measured = len(order) if teach == "sequential" else 1
+    measured = len(stages) if teach == "sequential" else 1
     once = examination([*order, *(sizes[task] for task in recipe.evaluate.general)])
     total.answers = measured * once.answers
     total.answer_tokens = measured * once.answer_tokens
     total.read_tokens = measured * once.read_tokens
     return total
+
+
+def _rehearsed(rehearsal: Rehearsal, stages: Sequence[Mapping[str, int]], pooled: bool) -> list[dict[str, float]]:
+    """Rows of each task that are rehearsed in each stage.
+
+    Args:
+        stages: rows of each task.
+        pooled: whether everything so far is rehearsed together, not stage by stage.
+    """
+    from continual.rehearse.budget import quotas
+
+    found: list[dict[str, float]] = []
+    for new, stage in enumerate(stages):
+        earlier: list[Mapping[str, int]] = list(stages[:new])
+        if pooled and earlier:
+            earlier = [{task: sum(one.get(task, 0) for one in earlier) for one in earlier for task in one}]
+        sizes = {str(number): sum(one.values()) for number, one in enumerate(earlier)}
+        sizes["new"] = sum(stage.values())
+        old = list(sizes)[:-1]
+        each = quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, "new", old) if old else {}
+        wanted: dict[str, float] = {}
+        for number, samples in each.items():
+            for task, rows in earlier[int(number)].items():
+                wanted[task] = wanted.get(task, 0) + samples * rows / sizes[number]
+        found.append(wanted)
+    return found
 
 
 def examination(sizes: Iterable[TaskSize]) -> ArmCost:

@@ -94,18 +94,20 @@ class _Materials:
 
 
 def _rows(record: Record) -> int:
-    return len(record.order) + 1 if record.teach == "sequential" else 2
+    return len(record.steps) + 1 if record.teach == "sequential" else 2
 
 
 def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
+    teach, stream = plan.recipe.arms[plan.arm].teach, plan.recipe.stream
     record = Record(
         folder=run.arm(plan.arm, plan.run_name),
         arm=plan.arm,
-        teach=plan.recipe.arms[plan.arm].teach,
+        teach=teach,
         seed=plan.seed,
         set={key: value for key, value in plan.set.items() if key != "curriculum"},
         order=list(plan.order),
         tasks=list(recipe.tasks),
+        chunks=stream.chunks if stream is not None and teach == "sequential" else None,
     )
     if record.teach == "multitask":
         record.cost.real_rows_kept = None
@@ -214,7 +216,8 @@ def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
 
     before = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
     now = recipe.resolved()
-    grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])]
+    # A longer stream would be cut at other places.
+    grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])] and now["stream"] is None
     differing = [
         (key, was, new) for key, was, new in differences(before, now) if not (grown and key.startswith("curriculum"))
     ]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from continual import evaluate, perplexity
+from continual import evaluate, perplexity, stream
 from continual.chat import Chat
 from continual.curriculum import Splits
 from continual.evaluate import Exam, Result
@@ -55,6 +55,14 @@ class Material:
     def sizes(self) -> dict[str, int]:
         """Training rows of each task."""
         return {task: len(splits["train"]) for task, splits in self.samples.items()}
+
+    def in_chunks(self, order: Sequence[str], chunks: int) -> Material:
+        """The same with the tasks' training rows, one task after another, cut into parts of equal size."""
+        rows = [sample for task in order for sample in self.samples[task]["train"]]
+        edges = stream.bounds(len(rows), chunks)
+        parts = [rows[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+        named = zip(stream.names(chunks), parts, strict=True)
+        return replace(self, samples={name: {"train": part} for name, part in named})
 
     def base(self) -> Any:
         """The untaught model."""

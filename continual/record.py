@@ -10,6 +10,7 @@ from typing import Any
 from continual.evaluate import Exam, Result, write_predictions
 from continual.general import Measured
 from continual.runs import Matrix, read_json, write_json, write_matrix
+from continual.stream import Span, names
 
 Interval = tuple[float, float]
 
@@ -45,6 +46,7 @@ class Record:
         folder: ``arms/<arm>/<run>``.
         tasks: the columns of R.
         order: the tasks as they are taught.
+        chunks: in how many parts, where they are not announced.
     """
 
     folder: Path
@@ -54,6 +56,9 @@ class Record:
     set: dict[str, Any]
     order: list[str]
     tasks: list[str]
+    chunks: int | None = None
+    spans: list[Span] | None = None
+    """The first and the last chunk of each task of `order`, from 1."""
     rows: list[str] = field(default_factory=list)
     R: Matrix = field(default_factory=list)
     ci: list[list[Interval | None]] = field(default_factory=list)
@@ -61,6 +66,11 @@ class Record:
     """General ability after each row of R; None where it is not asked or not defined."""
     cost: Cost = field(default_factory=Cost)
     rehearsed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[str]:
+        """What is taught one after another: the tasks, or chunks."""
+        return self.order if self.chunks is None else names(self.chunks)
 
     @property
     def path(self) -> Path:
@@ -74,6 +84,7 @@ class Record:
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
         self.general = saved["general"]
+        self.spans = saved["spans"]
 
     def forget(self) -> None:
         """Begin anew: only the untaught base's row stays."""
@@ -88,6 +99,8 @@ class Record:
             "seed": self.seed,
             "set": self.set,
             "order": self.order,
+            "steps": self.steps,
+            "spans": self.spans,
             "tasks": self.tasks,
             "rows": self.rows,
             "R": self.R,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 from continual.batch import Collate
 from continual.chat import Chat
@@ -26,11 +27,18 @@ from continual.rehearse.writer import ModelWriter, RealWriter, Writer
 from continual.sample import Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
+from continual.stream import PAST
 
 
-def cues_of(rehearsal: Rehearsal, material: Material) -> Cues:
-    """The cues of every task."""
-    return Cues(rehearsal.cue, labels_of(material.samples), label_sets(material))
+def cues_of(rehearsal: Rehearsal, material: Material, unannounced: bool = False) -> Cues:
+    """The cues of every task, or of every chunk and of everything so far."""
+    return Cues(rehearsal.cue, numbers_of(material, unannounced), label_sets(material))
+
+
+def numbers_of(material: Material, unannounced: bool) -> dict[str, int]:
+    """A number for everything that can be rehearsed."""
+    numbers = labels_of(material.samples)
+    return {**numbers, PAST: len(numbers)} if unannounced else numbers
 
 
 def label_sets(material: Material) -> dict[str, tuple[str, ...]]:
@@ -63,15 +71,20 @@ def rehearsing(
     Raises:
         ContinualError: documents would bear no loss.
     """
-    sizes, chat, labels = material.sizes, material.chat, labels_of(material.samples)
+    sizes, chat, labels = material.sizes, material.chat, numbers_of(material, record.chunks is not None)
+    # Stored rows come from known chunks. A model has one cue for everything so far.
+    pool = PAST if record.chunks is not None and rehearsal.writer != "real" else None
+    seen = dict(zip(record.steps, accumulate([0, *(sizes[step] for step in record.steps[:-1])]), strict=True))
+    choices = {**label_sets(material), PAST: ()}
+    delimiters = {task: splits["train"][0].delimiter for task, splits in material.samples.items()}
     writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
     if rehearsal.writer != "real":
-        frames = {task: frame_of(splits["train"]) for task, splits in material.samples.items()}
+        frames = {} if pool else {task: frame_of(splits["train"]) for task, splits in material.samples.items()}
         writer = model_writer(
             rehearsal,
             chat,
             cues.texts,
-            label_sets(material),
+            choices,
             frames,
             material.max_length,
             material.batch_tokens,
@@ -79,18 +92,25 @@ def rehearsing(
         )
     plugins: list[MethodPlugin] = [
         RehearsalPlugin(
-            order=record.order,
+            order=record.steps,
             writer=writer,
             quotas=lambda new, old, risen: quotas(
-                rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, new, old, risen
+                rehearsal.budget,
+                rehearsal.ratio,
+                rehearsal.samples,
+                {**sizes, PAST: seen[new]},
+                new,
+                old,
+                risen,
             ),
+            pool=pool,
             folder=record.folder / "rehearsed",
             chat=chat,
             collate=collate,
             max_length=material.max_length,
             labels=labels,
-            choices=label_sets(material),
-            delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
+            choices=choices,
+            delimiters={**delimiters, PAST: delimiters[record.steps[0]]},
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",
             once=rehearsal.when == "after_task",
@@ -107,9 +127,9 @@ def rehearsing(
         base_writer = BaseWriter(chat, base, space, rehearsal.top_up, rehearsal.max_tries, material.batch_tokens)
         plugins.append(
             BasePlugin(
-                order=record.order,
+                order=record.steps,
                 writer=base_writer,
-                wanted=base_quota(rehearsal, sizes[record.order[0]]),
+                wanted=base_quota(rehearsal, sizes[record.steps[0]]),
                 path=record.folder / "rehearsed" / f"0-{BASE}.jsonl",
                 label=base_label,
                 collate=collate,

@@ -59,12 +59,16 @@ def write_arm(
     cost: dict[str, float] | None = None,
     rehearsed: Sequence[dict[str, Any]] = (),
     general: Sequence[dict[str, Any] | None] = (),
+    steps: list[str] | None = None,
+    spans: list[list[int]] | None = None,
 ) -> Path:
     """One run of one arm; `R` has its columns in the order of `tasks`, and may lack its last rows."""
     order = list(order or tasks)
     folder = run_dir / "arms" / arm / (run or f"seed{seed}")
     folder.mkdir(parents=True)
-    names = ["base", *order] if teach == "sequential" else ["base", "all" if teach == "multitask" else teach]
+    names = (
+        ["base", *(steps or order)] if teach == "sequential" else ["base", "all" if teach == "multitask" else teach]
+    )
     with (folder / "R.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["after", *tasks])
@@ -76,6 +80,8 @@ def write_arm(
         "seed": seed,
         "set": settings or {},
         "order": order,
+        "steps": steps or order,
+        "spans": spans,
         "ci": [[None if c is None else [max(c - 0.03, 0), min(c + 0.03, 1)] for c in row] for row in R],
         "cost": {
             "seconds": 41.5,

@@ -122,7 +122,7 @@ def _formula(text: str) -> Markup:
 
 def _seen(reported: Sequence[ReportedRun], width: float = 520) -> Picture:
     """All arms in one plot; its steps have the tasks' names where all of them were taught in one order."""
-    orders = [view.order for run in reported for view in run.views]
+    orders = [view.steps for run in reported for view in run.views]
     shared = orders[0] if all(order == orders[0] for order in orders) else []
     return curves.seen_so_far([row for run in reported for row in run.rows], shared, width)
 

@@ -95,8 +95,8 @@ def _print_matrix(matrix: ArmMatrix, console: Console) -> None:
     for place, (after, scores) in enumerate(zip(matrix.after, matrix.R, strict=True)):
         cells = []
         for column, score in enumerate(scores):
-            just_taught = matrix.sequential and place == column + 1
-            untaught = place <= column if matrix.sequential else place == 0
+            first, last = matrix.spans_taught[column]
+            just_taught, untaught = matrix.sequential and place == last, place < first
             cells.append(Text(percent(score), style="bold" if just_taught else "dim" if untaught else ""))
         table.add_row(Text(after), *cells)
     console.print(table)
