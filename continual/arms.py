@@ -26,6 +26,7 @@ from continual.rehearse.teacher import Specialists, weights_of
 from continual.rehearsing import cues_of, rehearsing
 from continual.seeds import derive
 from continual.settings import Arm, Training
+from continual.stream import spans
 from continual.teach import Teaching, multitask, sequential, specialists
 
 
@@ -41,7 +42,12 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
     """
     arm, training = recipe.arms[name], recipe.training_of(name)
     own = {task: hyperparameters(recipe.training_of(name, task)) for task in record.order}
-    cues = cues_of(arm.rehearsal, material) if arm.rehearsal is not None else None
+    chunks = record.chunks
+    taught = material
+    if chunks is not None:
+        record.spans = spans([material.sizes[task] for task in record.order], chunks)
+        taught = material.in_chunks(record.order, chunks)
+    cues = cues_of(arm.rehearsal, taught, chunks is not None) if arm.rehearsal is not None else None
     base = kind_of(arm.rehearsal.rehearse_base, material.chat) if arm.rehearsal is not None else None
     own_words = {CUE: base_cue(base, material.chat)} if base is not None else {}
     collate = Collate(
@@ -49,7 +55,7 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         {**cues.ids(material.chat), **own_words} if cues is not None else {},
         material.chat.end_id,
         arm.rehearsal.passes if arm.rehearsal is not None else "one",
-        cues.key if cues is not None else None,
+        cues.key if cues is not None and chunks is None else None,
         frozenset(own_words) if base == "documents" else frozenset(),
     )
     teaching = Teaching(
@@ -72,16 +78,16 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
             if arm.rehearsal.asks_specialists:
                 untaught = {BASE: lambda: weights_of(material.student())}
                 asked = Specialists(specialists_folder(recipe, arm, record), untaught)
-            methods += rehearsing(arm.rehearsal, cues, collate, material, record, asked, base, teller.say)
-        lesson = lesson_of(collate, material, record, teller)
+            methods += rehearsing(arm.rehearsal, cues, collate, taught, record, asked, base, teller.say)
+        lesson = lesson_of(collate, taught, record, teller)
         if arm.method is not None:
             methods.append(method(arm, lesson))
         if arm.start_from != "previous":  # last: what the others see is the model of the task before
             methods.append(start(arm, lesson))
         others = [foreign(arm.plugin.class_, arm.plugin.args)] if arm.plugin is not None else []
         assert recipe.keep is not None
-        each = [own[t] for t in record.order]
-        sequential(material, record, each, teaching, teller, methods, recipe.keep, others)
+        each = [own[t] for t in record.order] if chunks is None else [hyperparameters(training)] * chunks
+        sequential(taught, record, each, teaching, teller, methods, recipe.keep, others)
 
 
 def hyperparameters(training: Training) -> Hyperparameters:
@@ -102,7 +108,7 @@ def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
 def lesson_of(collate: Collate, material: Material, record: Record, teller: Teller) -> Lesson:
     """What an arm's methods are told."""
     return Lesson(
-        order=record.order,
+        order=record.steps,
         labels=labels_of(material.samples),
         samples={task: splits["train"] for task, splits in material.samples.items()},
         chat=material.chat,

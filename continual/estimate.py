@@ -12,6 +12,7 @@ from continual.guard import guard
 from continual.recipe import Recipe
 from continual.rehearsal_settings import Rehearsal
 from continual.settings import Training
+from continual.stream import cut
 
 if TYPE_CHECKING:
     from continual.task import Task
@@ -109,16 +110,16 @@ def look_at_model(recipe: Recipe) -> BaseSize:
 def look_at_tasks(
     recipe: Recipe, base: BaseSize, data_root: Path | None, folders: Sequence[Path]
 ) -> dict[str, TaskSize]:
-    """Rows and tokens of every task of the curriculum, by name.
+    """Rows and tokens of every task of the curriculum, and of those that are only examined, by name.
 
     Raises:
         ContinualError: with what is wrong for every task whose data are missing.
     """
     sizes: dict[str, TaskSize] = {}
     missing: list[str] = []
-    for entry in recipe.curriculum:
+    for name in (*recipe.tasks, *recipe.evaluate.general):
         try:
-            sizes[entry.task] = _look_at_task(recipe, entry.task, base, data_root, folders)
+            sizes[name] = _look_at_task(recipe, name, base, data_root, folders)
         except ContinualError as error:
             missing += error.lines
     if missing:
@@ -142,7 +143,7 @@ def machine_speed(seconds: float = 0.3) -> float:
 
 def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize) -> ArmCost:
     """The work of one run of an arm, taken as accepted what is written at the first try."""
-    from continual.rehearse.budget import base_quota, quotas
+    from continual.rehearse.budget import base_quota
 
     total = ArmCost(flops_per_train_token=4 if recipe.adapter else 6)
     teach, rehearsal = recipe.arms[arm].teach, recipe.arms[arm].rehearsal
@@ -150,35 +151,66 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     trainings = [recipe.training_of(arm, task) for task in recipe.tasks]
     used = {size.task: size.train for size in order}
     stages = [{task: rows} for task, rows in used.items()]  # what each optimizer learns: rows by task
-    for new, stage in zip(recipe.tasks, stages, strict=True):
-        old = recipe.tasks[: recipe.tasks.index(new)]
-        if rehearsal and old:
-            stage |= quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, used, new, old)
-        if rehearsal and rehearsal.writer == "model":
-            total.written += sum(stage[task] for task in old)
-            total.written_tokens += round(sum(stage[task] * sizes[task].tokens for task in old))
+    if recipe.stream is not None and teach == "sequential":
+        stages = cut(used, recipe.stream.chunks)
+        trainings = [recipe.training_of(arm)] * len(stages)
+    rehearsed: list[dict[str, float]] = [{} for _ in stages]
+    if rehearsal and teach == "sequential":
+        rehearsed = _rehearsed(rehearsal, stages, recipe.stream is not None and rehearsal.writer != "real")
+    if rehearsal and rehearsal.writer == "model":
+        total.written += round(sum(sum(written.values()) for written in rehearsed))
+        total.written_tokens += round(sum(n * sizes[t].tokens for written in rehearsed for t, n in written.items()))
     own = base_quota(rehearsal, order[0].train) if rehearsal and rehearsal.rehearse_base else 0
     longest = min(recipe.training.max_length, base.positions)  # how long its own samples get is not known
     total.written += own
     total.written_tokens += own * longest
     if teach == "multitask":
-        stages, trainings = [used], [recipe.training_of(arm)]
+        stages, rehearsed, trainings = [used], [{}], [recipe.training_of(arm)]
     for place, (stage, training) in enumerate(zip(stages, trainings, strict=True)):
-        parts = [(stage, training.num_train_epochs)]
+        parts: list[tuple[list[tuple[str, float]], int]]
+        parts = [([*stage.items(), *rehearsed[place].items()], training.num_train_epochs)]
         if rehearsal and rehearsal.schedule == "spaced" and teach == "sequential":
-            parts = _with_reviews(stage, recipe.tasks[place], training, rehearsal, sizes)
+            parts = _with_reviews(stage, rehearsed[place], training, rehearsal, sizes)
         for part, times in parts:
-            rows = sum(part.values()) + own
-            tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in part.items())
-            tokens += own * longest
+            rows = sum(n for _, n in part) + own
+            tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in part) + own * longest
             total.train_tokens += round(tokens * times)
             total.steps += times * _steps(training, rows, tokens)
-    measured = list(order)
+    exams = [*order, *(sizes[task] for task in recipe.evaluate.general)]
+    measured = list(exams)
     if teach == "sequential":  # else an arm is measured once, at its end
-        measured += order[:-1] if recipe.evaluate.after == "own_and_last" else (len(order) - 1) * order
-    exams = examination(measured)
-    total.answers, total.answer_tokens, total.read_tokens = exams.answers, exams.answer_tokens, exams.read_tokens
+        own_only = recipe.evaluate.after == "own_and_last"
+        measured += order[:-1] if own_only else (len(stages) - 1) * exams
+    total_exams = examination(measured)
+    total.answers, total.answer_tokens = total_exams.answers, total_exams.answer_tokens
+    total.read_tokens = total_exams.read_tokens
     return total
+
+
+def _rehearsed(rehearsal: Rehearsal, stages: Sequence[Mapping[str, int]], pooled: bool) -> list[dict[str, float]]:
+    """Rows of each task that are rehearsed in each stage.
+
+    Args:
+        stages: rows of each task.
+        pooled: whether everything so far is rehearsed together, not stage by stage.
+    """
+    from continual.rehearse.budget import quotas
+
+    found: list[dict[str, float]] = []
+    for new, stage in enumerate(stages):
+        earlier: list[Mapping[str, int]] = list(stages[:new])
+        if pooled and earlier:
+            earlier = [{task: sum(one.get(task, 0) for one in earlier) for one in earlier for task in one}]
+        sizes = {str(number): sum(one.values()) for number, one in enumerate(earlier)}
+        sizes["new"] = sum(stage.values())
+        old = list(sizes)[:-1]
+        each = quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, "new", old) if old else {}
+        wanted: dict[str, float] = {}
+        for number, samples in each.items():
+            for task, rows in earlier[int(number)].items():
+                wanted[task] = wanted.get(task, 0) + samples * rows / sizes[number]
+        found.append(wanted)
+    return found
 
 
 def examination(sizes: Iterable[TaskSize]) -> ArmCost:
@@ -200,7 +232,7 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
     for size in sizes.values():
         if size.too_long > 0.02:
             found.append(f"{size.task}: {size.too_long:.0%} of the rows are longer than max_length={longest}")
-        if size.train < 100:
+        if size.train < 100 and size.task in recipe.tasks:
             found.append(f"{size.task}: only {size.train} training rows")
     if Path(recipe.output_dir, "manifest.json").exists():
         found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
@@ -228,17 +260,22 @@ def _rows_a_sample(rehearsal: Rehearsal | None) -> float:
 
 
 def _with_reviews(
-    stage: Mapping[str, int], new: str, training: Training, rehearsal: Rehearsal, sizes: Mapping[str, TaskSize]
-) -> list[tuple[dict[str, int], int]]:
-    """The new task's rows and the rehearsed ones, each with how often they are learned.
+    new: Mapping[str, int],
+    old: Mapping[str, float],
+    training: Training,
+    rehearsal: Rehearsal,
+    sizes: Mapping[str, TaskSize],
+) -> list[tuple[list[tuple[str, float]], int]]:
+    """What is new and what is rehearsed, each with how often it is learned.
 
     How far the model will move is not known; here every step counts as long as those of the first day.
     """
     from continual.rehearse.modeltime import passed
 
-    old = {task: rows for task, rows in stage.items() if task != new}
-    steps = training.num_train_epochs * _steps(training, stage[new], stage[new] * sizes[new].tokens)
-    return [({new: stage[new]}, training.num_train_epochs), (old, passed(steps / rehearsal.day_steps) + 1)]
+    tokens = sum(rows * sizes[task].tokens for task, rows in new.items())
+    steps = training.num_train_epochs * _steps(training, sum(new.values()), tokens)
+    reviews = passed(steps / rehearsal.day_steps) + 1
+    return [([*new.items()], training.num_train_epochs), ([*old.items()], reviews)]
 
 
 def _steps(training: Training, rows: float, tokens: float) -> int:
@@ -254,14 +291,16 @@ def _look_at_task(
     from continual.task import find_task
 
     task = find_task(name, folders)
-    looked_at = task.samples("train", data_root=data_root, limit=LOOKED_AT)
+    taught = name in recipe.tasks
+    looked_at = task.samples("train" if taught else "test", data_root=data_root, limit=LOOKED_AT)
     if not looked_at:
-        raise ContinualError(f"task '{name}' has no training rows")
-    train, test = _rows(task, "train", data_root), _rows(task, "test", data_root)
+        raise ContinualError(f"task '{name}' has no {'training' if taught else 'test'} rows")
+    train = _rows(task, "train", data_root) if taught else 0
+    test = _rows(task, "test", data_root)
     longest = recipe.training.max_length
     encoded = [base.chat.encode(sample, longest) for sample in looked_at]
-    entry = next(entry for entry in recipe.curriculum if entry.task == name)
-    most = entry.max_samples or recipe.training.max_samples or train
+    own = {entry.task: entry.max_samples for entry in recipe.curriculum}
+    most = own.get(name) or recipe.training.max_samples or train
     return TaskSize(
         task=name,
         train=min(train, most),

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from continual.arms import teach_arm
 from continual.errors import ContinualError
+from continual.general import Measured
 from continual.material import Material, gather
 from continual.plan import PlannedRun, expand
 from continual.progress import Teller
@@ -54,7 +55,7 @@ def run(
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
-    materials = _Materials(tasks, data_root)
+    materials = _Materials(tasks, task_folders, data_root)
     fingerprints = materials.of(planned[0]).fingerprints
     if old is not None:
         _check_data(run, old, fingerprints)
@@ -63,7 +64,8 @@ def run(
             run.remove()
         elif old is not None:
             _drop_joint_runs(run, recipe)
-        manifest = _begin(run, recipe, tasks, fingerprints, old, teller)
+        general = {name: find_task(name, task_folders) for name in recipe.evaluate.general}
+        manifest = _begin(run, recipe, tasks, general, fingerprints, old, teller)
         for plan in planned:
             record = _record(run, plan, recipe)
             if any(record.missing(row) for row in range(_rows(record))):
@@ -79,31 +81,34 @@ def run(
 class _Materials:
     """The newest `Material`, gathered anew only where seed or sweep point changes."""
 
-    def __init__(self, tasks: Mapping[str, Task], data_root: Path | None) -> None:
-        self.tasks, self.data_root = tasks, data_root
+    def __init__(self, tasks: Mapping[str, Task], folders: Sequence[Path], data_root: Path | None) -> None:
+        self.tasks, self.folders, self.data_root = tasks, folders, data_root
         self._key: Any = None
 
     def of(self, plan: PlannedRun) -> Material:
         key = (plan.seed, plan.recipe)
         if self._key is None or self._key != key:
-            self._key, self._material = key, gather(plan.recipe, self.tasks, plan.seed, self.data_root)
+            general = {name: find_task(name, self.folders) for name in plan.recipe.evaluate.general}
+            self._key, self._material = key, gather(plan.recipe, self.tasks, plan.seed, self.data_root, general)
         return self._material
 
 
 def _rows(record: Record) -> int:
-    return len(record.order) + 1 if record.teach == "sequential" else 2
+    return len(record.steps) + 1 if record.teach == "sequential" else 2
 
 
 def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
+    teach, stream = plan.recipe.arms[plan.arm].teach, plan.recipe.stream
     record = Record(
         folder=run.arm(plan.arm, plan.run_name),
         arm=plan.arm,
-        teach=plan.recipe.arms[plan.arm].teach,
+        teach=teach,
         seed=plan.seed,
         set={key: value for key, value in plan.set.items() if key != "curriculum"},
         order=list(plan.order),
         tasks=list(recipe.tasks),
         whole=recipe.evaluate.after == "every_task",
+        chunks=stream.chunks if stream is not None and teach == "sequential" else None,
     )
     if record.teach == "multitask":
         record.cost.real_rows_kept = None
@@ -116,6 +121,8 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     """Row 0 of R, measured once for all arms, seeds and points that ask the same of the same base."""
     if record.R and not record.missing(0):
         return
+    if not record.general:
+        record.general = [_base_general(material, recipe, folder)]
     asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
     asked += [recipe.evaluate.limit, recipe.evaluate.split]
     path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
@@ -131,10 +138,25 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     record.save()
 
 
+def _base_general(material: Material, recipe: Recipe, folder: Path) -> Measured | None:
+    """General ability of the untaught base, measured once like row 0."""
+    asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
+    asked += [recipe.evaluate.model_dump(mode="json", exclude={"batch_tokens"})]
+    path = folder / f"general-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
+    if path.exists():
+        known: Measured = read_json(path)
+        return known
+    measured = material.general_ability(material.base()) if material.asks_general else None
+    if measured is not None:
+        write_json(path, measured)
+    return measured
+
+
 def _begin(
     run: Run,
     recipe: Recipe,
     tasks: Mapping[str, Task],
+    general: Mapping[str, Task],
     fingerprints: dict[str, str],
     old: dict[str, Any] | None,
     teller: Teller,
@@ -159,7 +181,7 @@ def _begin(
         "recipe_hash": _hash(recipe.resolved()),
         "versions": versions,
         "threads": torch.get_num_threads(),
-        "metrics": {name: task.metric for name, task in tasks.items()},
+        "metrics": {name: task.metric for name, task in {**tasks, **general}.items()},
         "labels": {name: task.labels for name, task in tasks.items()},
         "data": fingerprints,
         "state": "running",
@@ -194,7 +216,8 @@ def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
 
     before = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
     now = recipe.resolved()
-    grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])]
+    # A longer stream would be cut at other places.
+    grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])] and now["stream"] is None
     differing = [
         (key, was, new) for key, was, new in differences(before, now) if not (grown and key.startswith("curriculum"))
     ]

@@ -6,6 +6,10 @@ unknown cell, and a figure that needs an unknown cell is ``None`` (the maximum i
 known), as is one that is not defined (BWT of one task). BWT and FWT are signed; forgetting, intransigence and
 the gaps are positive when something was lost.
 
+Where tasks are not announced, rows are chunks, and a task begins and ends with the first and the last chunk that
+hold rows of it (its span). R[j][j] is then the row where task j ended, R[j−1][j] the one before it began, R[T] the
+last row, and j < T are the tasks that ended before it.
+
 In the formulae T is the number of tasks, and i, j, k, l count from 1; R[0] is the base.
 """
 
@@ -16,6 +20,8 @@ from typing import TypeVar
 Cell = float | None
 Matrix = Sequence[Sequence[Cell]]
 C = TypeVar("C")
+Spans = Sequence[Sequence[int]]
+"""The first and the last row, from 1, before which rows of each task were learned, in the order of R's columns."""
 
 
 @dataclass(frozen=True)
@@ -132,9 +138,23 @@ def _steps(R: Matrix) -> int:
     return steps
 
 
-def _taught(R: Matrix) -> list[Cell]:
+def spans_of(R: Matrix, spans: Spans | None) -> Spans:
+    """The spans given; without any, those of tasks taught one by one: the j-th begins and ends in row j."""
+    if spans is None:
+        return [(j, j) for j in range(1, _steps(R) + 1)]
+    if any(len(row) != len(spans) for row in R) or not all(1 <= first <= last < len(R) for first, last in spans):
+        raise ValueError(f"R has {len(R)} rows, and columns that do not fit {len(spans)} spans")
+    return spans
+
+
+def _taught(R: Matrix, spans: Spans | None) -> list[Cell]:
     """R[j][j] for j = 1..T: each task right after it was taught."""
-    return [R[j + 1][j] for j in range(_steps(R))]
+    return [R[last][j] for j, (_, last) in enumerate(spans_of(R, spans))]
+
+
+def _earlier(R: Matrix, spans: Spans | None) -> list[int]:
+    """The columns of tasks that had ended before the last step: j < T where tasks are taught one by one."""
+    return [j for j, (_, last) in enumerate(spans_of(R, spans)) if last < len(R) - 1]
 
 
 def acc(R: Matrix) -> Cell:
@@ -142,54 +162,56 @@ def acc(R: Matrix) -> Cell:
     return _mean(R[-1])
 
 
-def average_incremental_acc(R: Matrix) -> Cell:
+def average_incremental_acc(R: Matrix, spans: Spans | None = None) -> Cell:
     """1/T · Σ_k 1/k · Σ_{j≤k} R[k][j] (Rebuffi et al. 2017, iCaRL)."""
-    return _mean(seen_so_far(R))
+    return _mean(seen_so_far(R, spans))
 
 
-def seen_so_far(R: Matrix) -> list[Cell]:
-    """For each step k = 1..T the mean over the tasks taught so far, 1/k · Σ_{j≤k} R[k][j]."""
-    return [_mean(R[k][:k]) for k in range(1, _steps(R) + 1)]
+def seen_so_far(R: Matrix, spans: Spans | None = None) -> list[Cell]:
+    """For each step k the mean over the tasks begun so far, 1/k · Σ_{j≤k} R[k][j] where they are taught one by one."""
+    firsts = [first for first, _ in spans_of(R, spans)]
+    return [_mean([row[j] for j, first in enumerate(firsts) if first <= k]) for k, row in enumerate(R[1:], 1)]
 
 
-def learning_acc(R: Matrix) -> Cell:
+def learning_acc(R: Matrix, spans: Spans | None = None) -> Cell:
     """1/T · Σ_j R[j][j] (Riemer et al. 2019)."""
-    return _mean(_taught(R))
+    return _mean(_taught(R, spans))
 
 
-def changes(R: Matrix) -> list[Cell]:
+def changes(R: Matrix, spans: Spans | None = None) -> list[Cell]:
     """R[T][j] − R[j][j] for each task: its change since it was taught; 0 for the last one."""
-    return [_minus(last, taught) for last, taught in zip(R[-1], _taught(R), strict=True)]
+    return [_minus(last, taught) for last, taught in zip(R[-1], _taught(R, spans), strict=True)]
 
 
-def bwt(R: Matrix) -> Cell:
+def bwt(R: Matrix, spans: Spans | None = None) -> Cell:
     """1/(T−1) · Σ_{j<T} (R[T][j] − R[j][j]), negative = worse (Lopez-Paz & Ranzato 2017); None for T = 1.
 
     ACC = learning ACC + (T−1)/T · BWT.
     """
-    return _mean(changes(R)[:-1])
+    changed = changes(R, spans)
+    return _mean([changed[j] for j in _earlier(R, spans)])
 
 
-def fwt(R: Matrix) -> Cell:
+def fwt(R: Matrix, spans: Spans | None = None) -> Cell:
     """1/(T−1) · Σ_{j≥2} (R[j−1][j] − R[0][j]) (Lopez-Paz & Ranzato 2017); None for T = 1.
 
     Their b_j, the score of random weights, is here that of the untaught base model.
     """
-    return _mean([_minus(R[j][j], R[0][j]) for j in range(1, _steps(R))])
+    firsts = [first for first, _ in spans_of(R, spans)]
+    return _mean([_minus(R[first - 1][j], R[0][j]) for j, first in enumerate(firsts) if first > 1])
 
 
-def forgetting(R: Matrix) -> Cell:
+def forgetting(R: Matrix, spans: Spans | None = None) -> Cell:
     """1/(T−1) · Σ_{j<T} (max_{l∈1..T−1} R[l][j] − R[T][j]) (Chaudhry et al. 2018); None for T = 1.
 
     The maximum leaves out the base and the last row, so a task that still rises at the end counts below zero
     (other libraries put the last row into the maximum, and can never be negative). It is taken over the rows
     that are known; where a task was examined only when it was taught and at the end, that is -BWT.
     """
-    T = _steps(R)
-    return _mean([_minus(_best_known([R[k][j] for k in range(1, T)]), R[T][j]) for j in range(T - 1)])
+    return _mean([_minus(_best_known([row[j] for row in R[1:-1]]), R[-1][j]) for j in _earlier(R, spans)])
 
 
-def intransigence(R: Matrix, reference: Sequence[Cell]) -> Cell:
+def intransigence(R: Matrix, reference: Sequence[Cell], spans: Spans | None = None) -> Cell:
     """1/T · Σ_k (a*_k − R[k][k]) (Chaudhry et al. 2018).
 
     Args:
@@ -197,7 +219,7 @@ def intransigence(R: Matrix, reference: Sequence[Cell]) -> Cell:
         reference: a*_k in the order of R's columns. Chaudhry's is trained jointly on tasks 1..k; the
             multitask arm, trained jointly on all T tasks, stands for it here: the same only at k = T.
     """
-    return _mean([_minus(best, taught) for best, taught in zip(reference, _taught(R), strict=True)])
+    return _mean([_minus(best, taught) for best, taught in zip(reference, _taught(R, spans), strict=True)])
 
 
 def gap_to_multitask(R: Matrix, multitask: Sequence[Cell]) -> Cell:
@@ -205,9 +227,9 @@ def gap_to_multitask(R: Matrix, multitask: Sequence[Cell]) -> Cell:
     return _mean([_minus(bound, last) for bound, last in zip(multitask, R[-1], strict=True)])
 
 
-def gap_to_specialists(R: Matrix, specialists: Sequence[Cell]) -> Cell:
+def gap_to_specialists(R: Matrix, specialists: Sequence[Cell], spans: Spans | None = None) -> Cell:
     """1/T · Σ_j (S[j] − R[j][j]): the specialists minus learning ACC, the plasticity gap."""
-    return _mean([_minus(alone, taught) for alone, taught in zip(specialists, _taught(R), strict=True)])
+    return _mean([_minus(alone, taught) for alone, taught in zip(specialists, _taught(R, spans), strict=True)])
 
 
 def figures(
@@ -218,6 +240,7 @@ def figures(
     specialists: Sequence[Cell] | None = None,
     *,
     sequential: bool = True,
+    spans: Spans | None = None,
 ) -> dict[str, Cell]:
     """Every figure of `FORMULAE` for one run.
 
@@ -229,6 +252,7 @@ def figures(
         specialists: Scores of the specialists, in the order of `tasks`; None where there are none.
         sequential: False for arms that have no sequence (rows base and final): only ACC and the gap to
             multitask are defined for them.
+        spans: Where tasks are not announced and rows of R are chunks: of each task of `order`.
 
     Returns:
         A value for each name in `FORMULAE`, None where it is undefined or unknown.
@@ -241,15 +265,15 @@ def figures(
     if bound is not None:
         result["gap_to_multitask"] = gap_to_multitask(R, bound)
     if sequential:
-        result["average_incremental_acc"] = average_incremental_acc(R)
-        result["learning_acc"] = learning_acc(R)
-        result["bwt"] = bwt(R)
-        result["fwt"] = fwt(R)
-        result["forgetting"] = forgetting(R)
+        result["average_incremental_acc"] = average_incremental_acc(R, spans)
+        result["learning_acc"] = learning_acc(R, spans)
+        result["bwt"] = bwt(R, spans)
+        result["fwt"] = fwt(R, spans)
+        result["forgetting"] = forgetting(R, spans)
         if bound is not None:
-            result["intransigence"] = intransigence(R, bound)
+            result["intransigence"] = intransigence(R, bound, spans)
         if alone is not None:
-            result["gap_to_specialists"] = gap_to_specialists(R, alone)
+            result["gap_to_specialists"] = gap_to_specialists(R, alone, spans)
     return result
 
 

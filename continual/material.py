@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from continual import evaluate
+from continual import evaluate, perplexity, stream
 from continual.chat import Chat
 from continual.curriculum import Splits
 from continual.evaluate import Exam, Result
+from continual.general import Measured
 from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
 from continual.recipe import Recipe
+from continual.sample import Sample
 from continual.seeds import derive
 from continual.task import Task
 
@@ -31,6 +33,10 @@ class Material:
     samples: Splits
     """In the order of R's columns."""
     exams: Mapping[str, Exam]
+    general: Mapping[str, Exam]
+    """Of tasks that are never taught."""
+    neutral: Sequence[perplexity.Window]
+    """Text whose perplexity is measured; empty: none."""
     batch_tokens: int
     """The most tokens in a batch that is decoded."""
     max_length: int
@@ -39,15 +45,24 @@ class Material:
     @property
     def fingerprints(self) -> dict[str, str]:
         """A hash of the samples of each task, to notice when a run is resumed on other rows."""
-        return {
-            task: hashlib.sha256(repr([splits[s] for s in sorted(splits)]).encode()).hexdigest()[:16]
-            for task, splits in self.samples.items()
-        }
+        rows: dict[str, Any] = {task: [splits[s] for s in sorted(splits)] for task, splits in self.samples.items()}
+        rows |= {task: exam.samples for task, exam in self.general.items()}
+        if self.neutral:
+            rows["the neutral text"] = self.neutral
+        return {name: hashlib.sha256(repr(those).encode()).hexdigest()[:16] for name, those in rows.items()}
 
     @property
     def sizes(self) -> dict[str, int]:
         """Training rows of each task."""
         return {task: len(splits["train"]) for task, splits in self.samples.items()}
+
+    def in_chunks(self, order: Sequence[str], chunks: int) -> Material:
+        """The same with the tasks' training rows, one task after another, cut into parts of equal size."""
+        rows = [sample for task in order for sample in self.samples[task]["train"]]
+        edges = stream.bounds(len(rows), chunks)
+        parts = [rows[low:high] for low, high in zip(edges, edges[1:], strict=False)]
+        named = zip(stream.names(chunks), parts, strict=True)
+        return replace(self, samples={name: {"train": part} for name, part in named})
 
     def base(self) -> Any:
         """The untaught model."""
@@ -74,12 +89,32 @@ class Material:
         """Scores of a model on some tasks."""
         return {task: evaluate.take(self.exams[task], model, self.chat, self.batch_tokens) for task in tasks}
 
+    @property
+    def asks_general(self) -> bool:
+        return bool(self.general or self.neutral)
 
-def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path | None) -> Material:
+    def general_ability(self, model: Any) -> Measured | None:
+        """What a model can do beside the tasks; None where nothing is asked."""
+        if not self.asks_general:
+            return None
+        exams = self.general.items()
+        scores = {task: evaluate.take(exam, model, self.chat, self.batch_tokens).score for task, exam in exams}
+        measured = perplexity.perplexity(model, self.neutral, self.chat, self.batch_tokens) if self.neutral else None
+        return {"perplexity": measured, "scores": scores}
+
+
+def gather(
+    recipe: Recipe,
+    tasks: Mapping[str, Task],
+    seed: int,
+    data_root: Path | None,
+    general: Mapping[str, Task] | None = None,
+) -> Material:
     """Read everything a run needs.
 
     Args:
         tasks: in the order of R's columns.
+        general: those of `evaluate.general`.
 
     Raises:
         ContinualError: the model or the data of a task cannot be had.
@@ -88,6 +123,7 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
     chat = Chat(tokenizer, recipe.roles)
     room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
+    longest = min(room, recipe.training.max_length)
     samples, exams = {}, {}
     for name, task in tasks.items():
         test_rows = recipe.evaluate.limit
@@ -96,18 +132,11 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
             "dev": task.samples("dev", data_root=data_root, limit=test_rows),
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
-        # An answer may take half of what the model can see; the rest is for the question.
-        new_tokens = min(task.max_gen_toks, room // 2)
-        exams[name] = evaluate.prepare(
-            name,
-            task.metric,
-            samples[name][recipe.evaluate.split],
-            chat,
-            multiple_choice=task.output_type == "multiple_choice",
-            max_new_tokens=new_tokens,
-            until=task.until,
-            max_length=min(room, recipe.training.max_length + new_tokens),
-        )
+        exams[name] = _exam(name, task, samples[name][recipe.evaluate.split], chat, room, recipe.training.max_length)
+    beside = {}
+    for name, task in (general or {}).items():
+        asked = task.samples(recipe.evaluate.split, data_root=data_root, limit=recipe.evaluate.limit)
+        beside[name] = _exam(name, task, asked, chat, room, recipe.training.max_length)
     return Material(
         model_name=recipe.model_name_or_path,
         dtype=recipe.weights_dtype,
@@ -118,7 +147,24 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
         chat=chat,
         samples=samples,
         exams=exams,
+        general=beside,
+        neutral=perplexity.read(recipe.evaluate.perplexity, chat, longest) if recipe.evaluate.perplexity else [],
         batch_tokens=recipe.evaluate.batch_tokens,
-        max_length=min(room, recipe.training.max_length),
+        max_length=longest,
         seed=seed,
+    )
+
+
+def _exam(name: str, task: Task, samples: Sequence[Sample], chat: Chat, room: int, max_length: int) -> Exam:
+    # An answer may take half of what the model can see; the rest is for the question.
+    new_tokens = min(task.max_gen_toks, room // 2)
+    return evaluate.prepare(
+        name,
+        task.metric,
+        samples,
+        chat,
+        multiple_choice=task.output_type == "multiple_choice",
+        max_new_tokens=new_tokens,
+        until=task.until,
+        max_length=min(room, max_length + new_tokens),
     )

@@ -88,7 +88,14 @@ def describe(
     trained = f"{base.adapter_parameters / 1e6:,.2f}M in an adapter" if recipe.adapter else "all trained"
     model = f"{escape(base.name)}, {base.parameters / 1e6:,.1f}M parameters, {trained}"
     console.print(f"[bold]{escape(recipe.name)}[/bold]: {model}")
-    console.print(_task_table(sizes.values()))
+    console.print(_task_table([sizes[task] for task in recipe.tasks]))
+    if recipe.stream is not None:
+        rows = sum(sizes[task].train for task in recipe.tasks)
+        chunks = recipe.stream.chunks
+        console.print(f"not announced: {rows:,} rows in {chunks} chunks of about {rows / chunks:,.0f}", soft_wrap=True)
+    if recipe.evaluate.general:
+        shown = ", ".join(f"{task} ({sizes[task].test:,} test rows)" for task in recipe.evaluate.general)
+        console.print(f"examined beside them, never taught: {escape(shown)}", soft_wrap=True)
     costs: dict[str, list[ArmCost]] = {arm: [] for arm in recipe.arms}
     for run in runs:
         costs[run.arm].append(estimate.cost(run.recipe, run.arm, sizes, base))
@@ -181,8 +188,9 @@ def _print_files(recipe: Recipe, runs: Sequence[PlannedRun], base: Any, console:
 def _models(run: PlannedRun) -> int:
     """How many models or adapters a run leaves behind."""
     teach = run.recipe.arms[run.arm].teach
-    one_for_each = teach == "specialists" or (teach == "sequential" and run.recipe.keep == "all")
-    return len(run.order) if one_for_each else 1
+    if teach == "sequential" and run.recipe.keep == "all":
+        return run.recipe.stream.chunks if run.recipe.stream is not None else len(run.order)
+    return len(run.order) if teach == "specialists" else 1
 
 
 def _range(values: Sequence[float], digits: int = 0) -> str:

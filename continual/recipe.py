@@ -28,6 +28,7 @@ from continual.settings import (
     checked_arms,
 )
 from continual.settings_base import Settings
+from continual.stream_settings import TOLD, Stream, unannounced
 
 DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
 """What a recipe without `arms` teaches."""
@@ -53,13 +54,18 @@ class Recipe(Settings):
     curriculum: tuple[CurriculumEntry, ...] = Field(min_length=1)
     """The tasks, in the order in which they are taught."""
 
+    stream: Stream | None = None
+    """The tasks are not announced: their rows come in chunks. null: task after task."""
+
     adapter: Adapter | None = None
     """null: full fine-tuning."""
 
     training: Training
 
     arms: dict[str, Arm] = Field(
-        default_factory=lambda: {name: Arm(**arm) for name, arm in DEFAULT_ARMS.items()}, min_length=1
+        default_factory=lambda: {name: Arm(**arm) for name, arm in DEFAULT_ARMS.items()},
+        min_length=1,
+        validate_default=True,
     )
 
     evaluate: Evaluate = Evaluate()
@@ -111,13 +117,35 @@ class Recipe(Settings):
             raise problems_error(problems)
         return entries
 
+    @field_validator("stream")
+    @classmethod
+    def _no_task_has_epochs_of_its_own(cls, stream: Stream | None, info: ValidationInfo) -> Stream | None:
+        own = [entry.task for entry in info.data.get("curriculum", ()) if entry.num_train_epochs]
+        if stream is not None and own:
+            raise ValueError(f"{TOLD}, and {', '.join(own)} cannot have num_train_epochs of their own")
+        return stream
+
     @field_validator("arms")
     @classmethod
     def _arms_fit(cls, arms: dict[str, Arm], info: ValidationInfo) -> dict[str, Arm]:
         # An adapter that is itself wrong is missing in info.data; specialists are then no further mistake.
         adapter = info.data.get("adapter", Adapter())
         tasks = {entry.task for entry in info.data.get("curriculum", ())}
-        return checked_arms(arms, info.data.get("training"), adapter, tasks)
+        arms = checked_arms(arms, info.data.get("training"), adapter, tasks)
+        return unannounced(arms) if info.data.get("stream") else arms
+
+    @field_validator("evaluate")
+    @classmethod
+    def _general_tasks_are_not_taught(cls, evaluate: Evaluate, info: ValidationInfo) -> Evaluate:
+        taught = {entry.task for entry in info.data.get("curriculum", ())}
+        problems = [
+            Problem(("general", n), f"'{task}' is in the curriculum: what is taught shows no general ability")
+            for n, task in enumerate(evaluate.general)
+            if task in taught
+        ]
+        if problems:
+            raise problems_error(problems)
+        return evaluate
 
     @field_validator("seeds")
     @classmethod

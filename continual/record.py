@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from continual.evaluate import Exam, Result, write_predictions
+from continual.general import Measured
 from continual.runs import Matrix, read_json, write_json, write_matrix
+from continual.stream import Span, names
 
 Interval = tuple[float, float]
 
@@ -44,6 +46,7 @@ class Record:
         folder: ``arms/<arm>/<run>``.
         tasks: the columns of R.
         order: the tasks as they are taught.
+        chunks: in how many parts, where they are not announced.
     """
 
     folder: Path
@@ -55,11 +58,21 @@ class Record:
     tasks: list[str]
     whole: bool = True
     """Whether every row of R is examined in full; else only the base, each task's own cell and the last row."""
+    chunks: int | None = None
+    spans: list[Span] | None = None
+    """The first and the last chunk of each task of `order`, from 1."""
     rows: list[str] = field(default_factory=list)
     R: Matrix = field(default_factory=list)
     ci: list[list[Interval | None]] = field(default_factory=list)
+    general: list[Measured | None] = field(default_factory=list)
+    """General ability after each row of R; None where it is not asked or not defined."""
     cost: Cost = field(default_factory=Cost)
     rehearsed: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[str]:
+        """What is taught one after another: the tasks, or chunks."""
+        return self.order if self.chunks is None else names(self.chunks)
 
     @property
     def path(self) -> Path:
@@ -72,11 +85,13 @@ class Record:
         self.rows, self.rehearsed, self.cost = saved["rows"], saved["rehearsed"], Cost(**saved["cost"])
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
+        self.general = saved["general"]
+        self.spans = saved["spans"]
 
     def forget(self) -> None:
         """Begin anew: only the untaught base's row stays."""
         self.rows, self.R, self.ci, self.rehearsed = self.rows[:1], self.R[:1], self.ci[:1], []
-        self.cost = Cost()
+        self.general, self.cost = self.general[:1], Cost()
 
     def save(self) -> None:
         write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
@@ -86,10 +101,13 @@ class Record:
             "seed": self.seed,
             "set": self.set,
             "order": self.order,
+            "steps": self.steps,
+            "spans": self.spans,
             "tasks": self.tasks,
             "rows": self.rows,
             "R": self.R,
             "ci": self.ci,
+            "general": self.general,
             "cost": vars(self.cost),
             "rehearsed": self.rehearsed,
         }
@@ -97,8 +115,10 @@ class Record:
 
     def missing(self, row: int) -> list[str]:
         """Tasks that are to be examined for a row, and have no score in it yet."""
-        last = len(self.order) if self.teach == "sequential" else 1
-        asked = self.tasks if self.whole or row in (0, last) else [self.order[row - 1]]
+        last = len(self.steps) if self.teach == "sequential" else 1
+        ends = [end for _, end in self.spans] if self.spans is not None else range(1, last + 1)
+        own = [task for task, end in zip(self.order, ends, strict=False) if end == row]
+        asked = self.tasks if self.whole or row in (0, last) else own
         known = self.R[row] if row < len(self.R) else [None] * len(self.tasks)
         return [task for task, cell in zip(self.tasks, known, strict=True) if cell is None and task in asked]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 
 from continual.batch import Collate
 from continual.chat import Chat
@@ -29,11 +30,18 @@ from continual.rehearse.writer import ModelWriter, RealWriter, Writer
 from continual.sample import Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
+from continual.stream import PAST
 
 
-def cues_of(rehearsal: Rehearsal, material: Material) -> Cues:
-    """The cues of every task."""
-    return Cues(rehearsal.cue, labels_of(material.samples), label_sets(material))
+def cues_of(rehearsal: Rehearsal, material: Material, unannounced: bool = False) -> Cues:
+    """The cues of every task, or of every chunk and of everything so far."""
+    return Cues(rehearsal.cue, numbers_of(material, unannounced), label_sets(material))
+
+
+def numbers_of(material: Material, unannounced: bool) -> dict[str, int]:
+    """A number for everything that can be rehearsed."""
+    numbers = labels_of(material.samples)
+    return {**numbers, PAST: len(numbers)} if unannounced else numbers
 
 
 def label_sets(material: Material) -> dict[str, tuple[str, ...]]:
@@ -66,16 +74,21 @@ def rehearsing(
     Raises:
         ContinualError: documents would bear no loss.
     """
-    sizes, chat, labels = material.sizes, material.chat, labels_of(material.samples)
+    sizes, chat, labels = material.sizes, material.chat, numbers_of(material, record.chunks is not None)
     train = {task: splits["train"] for task, splits in material.samples.items()}
+    # Stored rows come from known chunks. A model has one cue for everything so far.
+    pool = PAST if record.chunks is not None and rehearsal.writer != "real" else None
+    seen = dict(zip(record.steps, accumulate([0, *(sizes[step] for step in record.steps[:-1])]), strict=True))
+    choices = {**label_sets(material), PAST: ()}
+    delimiters = {task: rows[0].delimiter for task, rows in train.items()}
     writer: Writer = RealWriter(train, material.seed)
-    frames = {task: frame_of(rows) for task, rows in train.items()}
+    frames = {} if pool else {task: frame_of(rows) for task, rows in train.items()}
     if rehearsal.writer != "real":
         writer = model_writer(
             rehearsal,
             chat,
             cues.texts,
-            label_sets(material),
+            choices,
             frames,
             material.max_length,
             material.batch_tokens,
@@ -84,20 +97,27 @@ def rehearsing(
     spaced = SpacedPlugin(rehearsal.day_steps) if rehearsal.schedule == "spaced" else None
     plugins: list[MethodPlugin] = [
         RehearsalPlugin(
-            order=record.order,
+            order=record.steps,
             writer=writer,
             quotas=lambda new, old, risen: quotas(
-                rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, new, old, risen
+                rehearsal.budget,
+                rehearsal.ratio,
+                rehearsal.samples,
+                {**sizes, PAST: seen[new]},
+                new,
+                old,
+                risen,
             ),
+            pool=pool,
             folder=record.folder / "rehearsed",
             chat=chat,
             collate=collate,
             max_length=material.max_length,
             labels=labels,
-            choices=label_sets(material),
-            delimiters={task: rows[0].delimiter for task, rows in train.items()},
+            choices=choices,
+            delimiters={**delimiters, PAST: delimiters[record.steps[0]]},
             shape_of_new=lambda task, longest: shape_of(train[task], longest),
-            likeness=Likeness(material.samples, frames, label_sets(material)).of,
+            likeness=Likeness(material.samples if record.chunks is None else {}, frames, choices).of,
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",
             once=rehearsal.when == "after_task",
@@ -115,9 +135,9 @@ def rehearsing(
         base_writer = BaseWriter(chat, base, space, rehearsal.top_up, rehearsal.max_tries, material.batch_tokens)
         plugins.append(
             BasePlugin(
-                order=record.order,
+                order=record.steps,
                 writer=base_writer,
-                wanted=base_quota(rehearsal, sizes[record.order[0]]),
+                wanted=base_quota(rehearsal, sizes[record.steps[0]]),
                 path=record.folder / "rehearsed" / f"0-{BASE}.jsonl",
                 label=base_label,
                 collate=collate,

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from continual import general
 from continual.forgetting import FORMULAE, Cell, figures
 from continual.overrides import concerned
 from continual.pairing import compare
@@ -59,6 +60,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
                 _reference(everything, run, "multitask"),
                 _reference(everything, run, "specialists"),
                 sequential=run["teach"] == "sequential",
+                spans=run["spans"],
             )
         if runs:
             arms[arm] = {"teach": runs[0]["teach"], "runs": runs, **_mean_and_std(runs)}
@@ -116,8 +118,9 @@ def _run_folders(run_dir: Path, arm: str) -> list[Path]:
 def _read_run(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / "run.json")
     columns, after, R = read_matrix(folder / "R.csv")
-    run = {key: stored[key] for key in ("teach", "seed", "set", "order", "ci", "cost", "rehearsed")}
-    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R}
+    run = {key: stored[key] for key in ("teach", "seed", "set", "order", "steps", "spans", "ci", "cost", "rehearsed")}
+    measured = general.told(after, stored["general"])
+    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R, "general": measured}
 
 
 def _align(run: dict[str, Any], tasks: list[str]) -> None:
@@ -130,7 +133,7 @@ def _align(run: dict[str, Any], tasks: list[str]) -> None:
 
 def _rows(run: dict[str, Any]) -> tuple[int, int]:
     """How many rows of R a run has, and how many it needs; a last row with gaps is not there yet."""
-    needed = len(run["order"]) + 1 if run["teach"] == "sequential" else 2
+    needed = len(run["steps"]) + 1 if run["teach"] == "sequential" else 2
     have = len(run["R"])
     if have == needed:
         last = dict(zip(run["columns"], run["R"][-1], strict=True))

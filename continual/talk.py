@@ -165,8 +165,9 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
         raise ContinualError(f"{run_dir}: no arm of this run writes samples itself (rehearsal: {{writer: model}})")
     folder = names[arm]
     assert folder is not None
-    order = read_json(folder.parent.parent / "run.json")["order"]
-    learnt = order[: int(folder.name)]
+    told = read_json(folder.parent.parent / "run.json")
+    begun = [first for first, _ in told["spans"]] if told["spans"] else range(1, len(told["order"]) + 1)
+    learnt = [t for t, first in zip(told["order"], begun, strict=True) if first <= int(folder.name)]
     if task not in learnt:
         raise ContinualError(
             f"'{task}' was not learnt by {arm}{did_you_mean(task, learnt)}; it knows {', '.join(learnt)}"

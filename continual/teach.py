@@ -55,22 +55,23 @@ def sequential(
     keep: str,
     others: Sequence[Any] = (),
 ) -> None:
-    """One model, task after task.
+    """One model, task after task, or chunk after chunk.
 
     Args:
-        hyperparameters: one for each task of `record.order`.
+        material: its samples are by step.
+        hyperparameters: one for each of `record.steps`.
         methods: none for plain fine-tuning.
         keep: ``all`` keeps the model after every task, ``last`` the newest one.
         others: foreign plugins; where one has no state that could be kept, an arm that was stopped begins anew.
     """
     after = record.folder / "after"
     stateful = [plugin for plugin in others if isinstance(plugin, Stateful)]
-    if len(stateful) < len(others) and newest(after) < len(record.order):
+    if len(stateful) < len(others) and newest(after) < len(record.steps):
         remove_folder(after)
         remove_folder(record.folder / "checkpoints")
         record.forget()
     done = newest(after)
-    order = record.order
+    order = record.steps
     lessons = benchmark(order, material.samples, material.chat, teaching.collate, material.max_length).train_stream
     model = material.student() if done == 0 else material.saved(after / str(done), trainable=True)
     seed = derive(material.seed, "train")
@@ -227,6 +228,9 @@ def put(
         record.cost.add(trained)
         record.add_rehearsed(trained["rehearsed"])
     record.put(row, name, material.exams, material.examine(model, tasks))
+    if row == len(record.general):
+        # Specialists are several models.
+        record.general.append(None if name == "specialists" else material.general_ability(model))
     record.save()
     cells = zip(record.tasks, record.R[row], strict=True)
     shown = "  ".join(f"{task} {cell:.0%}" for task, cell in cells if cell is not None and task in tasks)

@@ -59,6 +59,9 @@ def write_arm(
     cost: dict[str, float] | None = None,
     rehearsed: Sequence[dict[str, Any]] = (),
     answers: dict[str, Sequence[float]] | None = None,
+    general: Sequence[dict[str, Any] | None] = (),
+    steps: list[str] | None = None,
+    spans: list[list[int]] | None = None,
 ) -> Path:
     """One run of one arm; `R` has its columns in the order of `tasks`, and may lack its last rows.
 
@@ -67,7 +70,9 @@ def write_arm(
     order = list(order or tasks)
     folder = run_dir / "arms" / arm / (run or f"seed{seed}")
     folder.mkdir(parents=True)
-    names = ["base", *order] if teach == "sequential" else ["base", "all" if teach == "multitask" else teach]
+    names = (
+        ["base", *(steps or order)] if teach == "sequential" else ["base", "all" if teach == "multitask" else teach]
+    )
     with (folder / "R.csv").open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["after", *tasks])
@@ -79,6 +84,8 @@ def write_arm(
         "seed": seed,
         "set": settings or {},
         "order": order,
+        "steps": steps or order,
+        "spans": spans,
         "ci": [[None if c is None else [max(c - 0.03, 0), min(c + 0.03, 1)] for c in row] for row in R],
         "cost": {
             "seconds": 41.5,
@@ -90,6 +97,7 @@ def write_arm(
         }
         | (cost or {}),
         "rehearsed": list(rehearsed),
+        "general": list(general),
     }
     (folder / "run.json").write_text(json.dumps(document, ensure_ascii=False), encoding="utf-8")
     for task, scores in (answers or {}).items():

@@ -18,6 +18,7 @@ from continual.recipe import Recipe, load_recipe
 from continual.rehearsal_settings import Distill, Rehearsal
 from continual.score import METRICS
 from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Training
+from continual.stream_settings import Stream
 from continual.task import list_tasks, read_task
 from continual.taskfile import UNSUPPORTED, Generation, Local, Metadata, Metric, TaskFile
 
@@ -56,6 +57,7 @@ def tables(page: str) -> dict[str, dict[str, list[str]]]:
 OF_RECIPE: dict[str, type[BaseModel]] = {
     "The recipe": Recipe,
     "An entry of the curriculum": CurriculumEntry,
+    "stream": Stream,
     "adapter": Adapter,
     "training": Training,
     "An arm": Arm,

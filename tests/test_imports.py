@@ -16,9 +16,10 @@ PACKAGE = Path(continual.__file__).parent
 ORDER = """
 errors deferred guard hub paths seeds sample problems words batch peak_memory plugin progress
 settings_base catalogue rehearsal_settings
-chat correlation overlap statematch score forgetting runs
-yamlfile settings overrides wording taskfile rendering sources task recipe
-data crossentropy model sampling kvcache request stoptext fold decode evaluate rehearse curriculum learn methods
+chat correlation overlap statematch score forgetting general stream runs
+yamlfile settings stream_settings overrides wording taskfile rendering sources task recipe
+data crossentropy model sampling kvcache request stoptext fold decode
+evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing teach
 arms paired pairing results report card estimate plan execute
 vocabulary corpus pretrain show talk

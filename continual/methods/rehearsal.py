@@ -70,7 +70,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     The hook is `after_train_dataset_adaptation`: in `before_training_exp` the data loader already exists.
 
     Args:
-        order: names of the tasks in the order taught; the n-th experience teaches the n-th.
+        order: names of the tasks (or chunks) in the order taught; the n-th experience teaches the n-th.
         writer: writes the samples.
         quotas: (new task, earlier tasks, rise of the loss on each) -> samples wanted of each.
         folder: where the written text is kept, ``<i>-<task>.jsonl`` for what is written before the i-th task; text
@@ -99,6 +99,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     """Whether the writer hands out real rows."""
     once: bool = False
     """Whether each task is written once, by the model that has just learnt it, and its text then kept."""
+    pool: str | None = None
+    """Where tasks are not announced: the name under which everything so far is rehearsed together."""
     share: float | None = None
     """Share of rehearsed rows among all that are learnt; None: each once."""
     spaced: SpacedPlugin | None = None
@@ -126,7 +128,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         number = strategy.experience.current_experience
-        new, old = self.order[number], self.order[:number]
+        new, old = self.order[number], self._old(number)
         self.generated_tokens, self._told = 0, []
         parts = []
         wanted = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
@@ -134,7 +136,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         for task, written in self._written(strategy.lm, number, wanted).items():
             if task in fresh:
                 self.generated_tokens += sum(s.tokens for s in written)
-            age = number - self.order.index(task)
+            age = 1 if self.pool is not None else number - self.order.index(task)
             counts = summary(new, task, age, wanted[task], written, self.real)
             self._tell({**counts, **self._likeness(task, number, written)})
             samples = self._samples(task, written)[: wanted[task]]
@@ -155,7 +157,11 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
 
     def _to_write(self, number: int) -> Sequence[str]:
         """The tasks that are written before the task of this number."""
-        return self.order[max(0, number - 1) : number] if self.once else self.order[:number]
+        return self.order[max(0, number - 1) : number] if self.once else self._old(number)
+
+    def _old(self, number: int) -> Sequence[str]:
+        """What is rehearsed in the task of this number."""
+        return self.order[:number] if self.pool is None else [self.pool][:number]
 
     def _path(self, task: str, number: int) -> Path:
         """Where the text of an earlier task lies that is rehearsed in the task of this number."""

@@ -40,8 +40,10 @@ class Likeness:
         self._bigrams = cache(self._test_bigrams)
 
     def of(self, task: str, conversations: Sequence[Sequence[Message]]) -> dict[str, Any]:
-        """The entries ``drift`` and ``memorised`` of `run.json`; both None where there is no sample."""
-        if not conversations:
+        """The entries ``drift`` and ``memorised`` of `run.json`; both None where there is no sample, or where tasks
+        are not announced, and so nothing tells which rows a sample should be like.
+        """
+        if not conversations or task not in self.samples:
             return {"drift": None, "memorised": None}
         questions, texts = self._read(task, conversations)
         real = self._as_many(task, len(texts))

@@ -61,7 +61,7 @@ def seen_so_far(rows: Sequence[Row], order: Sequence[str], width: float = 520) -
 
     Args:
         rows: The arms.
-        order: The tasks as taught, where all rows share them; else empty, and steps have numbers.
+        order: The tasks (or chunks) as taught, where all rows share them; else empty, and steps have numbers.
         width: From the first step to the last, in pixels.
     """
     steps = max(len(row.seen) for row in rows)
@@ -80,21 +80,22 @@ def seen_so_far(rows: Sequence[Row], order: Sequence[str], width: float = 520) -
 def task_curve(view: View, column: int) -> Picture:
     """The score on one task over all steps; the band is the step in which it was taught."""
     task = view.order[column]
-    frame = Frame(32, 30, 262, 128, 0, len(view.order))
-    half = 0.5 * frame.width / len(view.order)
-    band_left = max(frame.x(column + 1) - half, frame.left)
-    band_right = min(frame.x(column + 1) + half, frame.left + frame.width)
+    steps, (first, last) = len(view.steps), view.spans[column]
+    frame = Frame(32, 30, 262, 128, 0, steps)
+    half = 0.5 * frame.width / steps
+    band_left = max(frame.x(first) - half, frame.left)
+    band_right = min(frame.x(last) + half, frame.left + frame.width)
     body = [svg.rect(band_left, frame.top, band_right - band_left, frame.height, "band")]
     body.append(svg.text(frame.left, 12, svg.shorten(task, 260, 13), kind="strong", size=13))
-    body.append(frame.axes(["base", *(str(step) for step in range(1, len(view.order) + 1))]))
+    body.append(frame.axes(["base", *(str(step) for step in range(1, steps + 1))]))
     for matrix in view.matrices:
         if matrix.sequential:
             scores = [(step, row[column]) for step, row in enumerate(matrix.R)]
-            body.append(_track(frame, matrix.row, scores[: column + 2], "line thin"))
-            body.append(_track(frame, matrix.row, scores[column + 1 :], "line"))
+            body.append(_track(frame, matrix.row, scores[: first + 1], "line thin"))
+            body.append(_track(frame, matrix.row, scores[first:], "line"))
         else:
             end = matrix.R[-1][column]
-            body.append(_track(frame, matrix.row, [(0, end), (len(view.order), end)], "line"))
+            body.append(_track(frame, matrix.row, [(0, end), (steps, end)], "line"))
     return Picture(304, 186, "".join(body), f"The score on {task} after each step, in %")
 
 

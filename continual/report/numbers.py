@@ -30,6 +30,16 @@ def figure(name: str, value: Cell, std: Cell = None) -> str:
     return text if std is None else f"{text} ± {100 * std:.1f}"
 
 
+def from_to(before: Cell, after: Cell) -> str:
+    """Two scores, e.g. ``31.0 → 28.4``."""
+    return UNKNOWN if after is None else f"{percent(before)} → {percent(after)}"
+
+
+def perplexity(before: Cell, after: Cell) -> str:
+    """Two perplexities and how many times the second is the first, e.g. ``12.1 → 24.2 (× 2.00)``."""
+    return UNKNOWN if before is None or after is None else f"{before:.4g} → {after:.4g} (× {after / before:.2f})"
+
+
 def amount(value: Cell) -> str:
     """A count, short: ``950``, ``21.0 k``, ``1.9 M``."""
     if value is None:

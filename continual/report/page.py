@@ -13,7 +13,7 @@ from continual import results as results_module
 from continual.forgetting import FORMULAE
 from continual.report import curves, pairs, plots, svg
 from continual.report.likeness import FIGURES, Line, lines
-from continual.report.numbers import COSTS, figure, percent, points
+from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
 from continual.report.rehearsed import Batch, batches
 from continual.report.svg import Picture
 from continual.report.views import Row, View, colours, rows_of, views_of
@@ -123,7 +123,7 @@ def _formula(text: str) -> Markup:
 
 def _seen(reported: Sequence[ReportedRun], width: float = 520) -> Picture:
     """All arms in one plot; its steps have the tasks' names where all of them were taught in one order."""
-    orders = [view.order for run in reported for view in run.views]
+    orders = [view.steps for run in reported for view in run.views]
     shared = orders[0] if all(order == orders[0] for order in orders) else []
     return curves.seen_so_far([row for run in reported for row in run.rows], shared, width)
 
@@ -146,6 +146,8 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         percent=percent,
         points=points,
         pairs=pairs,
+        from_to=from_to,
+        perplexity=perplexity,
         formula=_formula,
         headline=headline,
         heat_map=plots.heat_map,
@@ -164,6 +166,7 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         paired=[told for run in reported for told in pairs.against_multitask(run.results)],
         left_out=pairs.left_out([run.results for run in reported]),
         best=_best(rows),
+        general=list(dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)),
         title=" and ".join(run.results["name"] for run in reported),
         kept=[plots.kept(rows, width) for width in (560, 200)] if rows else [],
         seen=[_seen(reported, width) for width in (560, 220)] if rows else [],

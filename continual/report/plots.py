@@ -77,7 +77,9 @@ def heat_map(matrix: ArmMatrix) -> Picture:
     if matrix.changes is not None and len(matrix.order) > 1:
         y += 6
         body.append(svg.text(left - 8, y + 10, "since taught", anchor="end", kind="soft", size=11))
-        for column, change in enumerate(matrix.changes[:-1]):
+        for column, change in enumerate(matrix.changes):
+            if matrix.spans_taught[column][1] == len(matrix.R) - 1:
+                continue  # it ended with the last step
             kind = "soft" if change is None else "bad" if change <= -0.005 else "good" if change >= 0.005 else "soft"
             x = left + (column + 0.5) * cell_width
             body.append(svg.text(x, y + 10, points(change), anchor="middle", kind=f"{kind} number strong", size=11))
@@ -100,13 +102,14 @@ def _column_head(task: str, x: float, top: float, width: float, slanted: bool) -
 
 def _cell(matrix: ArmMatrix, place: int, column: int, x: float, y: float, width: float, height: float) -> str:
     score = matrix.R[place][column]
-    taught = place > column if matrix.sequential else place > 0
+    first, last = matrix.spans_taught[column]
+    taught = place >= first
     shapes = [svg.rect(x + 1, y + 1, width - 2, height - 2, "cell", rx=3)]
     if score is not None:
         opacity = f"{0.14 + 0.86 * score if taught else 0.03 + 0.4 * score:.2f}"
         kind = "heat" if taught else "before"
         shapes.append(svg.rect(x + 1, y + 1, width - 2, height - 2, kind, rx=3, fill_opacity=opacity))
-    just_taught = matrix.sequential and place == column + 1
+    just_taught = matrix.sequential and place == last
     if just_taught:
         shapes.append(svg.rect(x + 2, y + 2, width - 4, height - 4, "frame", rx=2))
     kind = "strong number" if just_taught else "number" if taught else "soft number"

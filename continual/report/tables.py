@@ -1,5 +1,6 @@
 """The results in a terminal: the arms side by side, R of each, and the last words of a run."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from continual.report.likeness import FIGURES, in_short
-from continual.report.numbers import COSTS, figure, percent, points
+from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
 from continual.report.pairs import against_multitask, interval, left_out
 from continual.report.views import ArmMatrix, Row, colours, rows_of, views_of
 from continual.report.words import forgotten, headline, learned
@@ -43,6 +44,8 @@ def tables(results: dict[str, Any], console: Console) -> None:
     _print_paired(results, rows, console)
     console.print(costs)
     _print_likeness(results, console)
+    if any(row.beside for row in rows):
+        console.print(_beside(rows))
     for view in views_of(results, rows):
         for matrix in view.matrices:
             _print_matrix(matrix, console)
@@ -103,6 +106,17 @@ def _table(title: str, columns: list[str]) -> Table:
     return table
 
 
+def _beside(rows: Sequence[Row]) -> Table:
+    tasks = dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)
+    table = _table("General ability, base → end", ["perplexity", *(["Δ"] if tasks else []), *tasks])
+    for row in rows:
+        if row.beside is not None:
+            changed = [points(row.beside.delta)] if tasks else []
+            scores = [from_to(*row.beside.scores[task]) for task in tasks]
+            table.add_row(Text(row.label), perplexity(*row.beside.perplexity), *changed, *scores)
+    return table
+
+
 def _print_matrix(matrix: ArmMatrix, console: Console) -> None:
     runs = f", mean of {matrix.runs} runs" if matrix.runs > 1 else ""
     title = ("R of ", (matrix.row.label, "bold"), f"{runs}: the score in % on (columns) after (rows)")
@@ -115,8 +129,8 @@ def _print_matrix(matrix: ArmMatrix, console: Console) -> None:
     for place, (after, scores) in enumerate(zip(matrix.after, matrix.R, strict=True)):
         cells = []
         for column, score in enumerate(scores):
-            just_taught = matrix.sequential and place == column + 1
-            untaught = place <= column if matrix.sequential else place == 0
+            first, last = matrix.spans_taught[column]
+            just_taught, untaught = matrix.sequential and place == last, place < first
             cells.append(Text(percent(score), style="bold" if just_taught else "dim" if untaught else ""))
         table.add_row(Text(after), *cells)
     console.print(table)

@@ -5,8 +5,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from continual import results as results_module
-from continual.forgetting import FORMULAE, Cell, changes, in_order, seen_so_far
+from continual.forgetting import FORMULAE, Cell, Spans, changes, in_order, seen_so_far, spans_of
 from continual.report.numbers import COSTS
+
+
+@dataclass(frozen=True)
+class Beside:
+    """General ability of one arm, the mean over its runs: each value for the untaught base, and at the end."""
+
+    perplexity: tuple[Cell, Cell]
+    scores: dict[str, tuple[Cell, Cell]]
+    delta: Cell
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,8 @@ class Row:
     """The place of the arm's name: the same arm has the same colour everywhere."""
     dash: int
     """The place of the run and set: lines of one colour are told apart by it."""
+    beside: Beside | None = None
+    """None where it was not measured."""
 
 
 @dataclass(frozen=True)
@@ -42,6 +53,13 @@ class ArmMatrix:
     ci: list[list[Any]] | None
     """``[low, high]`` per cell; None for a mean over several runs."""
     runs: int
+    spans: Spans | None
+    """The first and the last row of each task, where tasks were not announced."""
+
+    @property
+    def spans_taught(self) -> Spans:
+        """For each task the row in which it began and the one in which it ended; without a sequence, the last row."""
+        return spans_of(self.R, self.spans) if self.sequential else [(1, 1)] * len(self.order)
 
     @property
     def sequential(self) -> bool:
@@ -50,7 +68,7 @@ class ArmMatrix:
     @property
     def changes(self) -> list[Cell] | None:
         """What became of each task since it was taught; None without a sequence."""
-        return changes(self.R) if self.sequential else None
+        return changes(self.R, self.spans) if self.sequential else None
 
 
 @dataclass(frozen=True)
@@ -65,6 +83,17 @@ class View:
     def gaps(self) -> bool:
         """Whether some cell of R is not known."""
         return any(cell is None for matrix in self.matrices for row in matrix.R for cell in row)
+
+    @property
+    def steps(self) -> list[str]:
+        """What was taught one after another."""
+        return next((matrix.after[1:] for matrix in self.matrices if matrix.sequential), self.order)
+
+    @property
+    def spans(self) -> Spans:
+        """For each task of `order` the step in which it began and the one in which it ended, from 1."""
+        taught = next((matrix.spans_taught for matrix in self.matrices if matrix.sequential), None)
+        return taught or [(step, step) for step in range(1, len(self.order) + 1)]
 
 
 def colours(documents: Sequence[dict[str, Any]]) -> dict[str, int]:
@@ -105,7 +134,8 @@ def rows_of(document: dict[str, Any], palette: dict[str, int], *, prefix: str = 
                     mean=_named(entry["mean"] if single else entry["mean"][place]),
                     std=_named(entry["std"] if single else entry["std"][place]),
                     cost={key: results_module.mean([run["cost"][key] for run in runs]) for key in COSTS},
-                    seen=_mean_lists([_seen(run, document["tasks"]) for run in runs]),
+                    seen=_mean_lists([_seen(run, document) for run in runs]),
+                    beside=_beside([run["general"] for run in runs]),
                     colour=palette[arm],
                     dash=first_dash + sets.index(group),
                 )
@@ -152,11 +182,33 @@ def _named(values: dict[str, Any]) -> dict[str, Cell]:
     return {name: values[name] for name in FORMULAE}
 
 
-def _seen(run: dict[str, Any], tasks: list[str]) -> list[Cell]:
-    R = in_order(run["R"], tasks, run["order"])
+def _seen(run: dict[str, Any], document: dict[str, Any]) -> list[Cell]:
+    R = in_order(run["R"], document["tasks"], run["order"])
     if run["teach"] == "sequential":
-        return seen_so_far(R)
-    return [results_module.mean(R[-1][:step]) for step in range(1, len(run["order"]) + 1)]
+        return seen_so_far(R, run["spans"])
+    # The same tasks as in the arms that are taught step by step.
+    others = [other for entry in document["arms"].values() for other in entry["runs"]]
+    spans = next((other["spans"] for other in others if other["spans"] and other["order"] == run["order"]), None)
+    steps = max(last for _, last in spans) if spans else len(run["order"])
+    return seen_so_far([R[0], *[R[-1]] * steps], spans)
+
+
+def _beside(measured: Sequence[list[dict[str, Any]]]) -> Beside | None:
+    if not all(measured):
+        return None
+
+    def ends(values: Sequence[list[Cell]]) -> tuple[Cell, Cell]:
+        before, after = (results_module.mean([rows[place] for rows in values]) for place in (0, -1))
+        return before, after
+
+    def score(task: str) -> tuple[Cell, Cell]:
+        return ends([[row["scores"].get(task) for row in rows] for rows in measured])
+
+    return Beside(
+        perplexity=ends([[row["perplexity"] for row in rows] for rows in measured]),
+        scores={task: score(task) for task in measured[0][0]["scores"]},
+        delta=ends([[row["delta"] for row in rows] for rows in measured])[1],
+    )
 
 
 def _mean_lists(lists: Sequence[Sequence[Cell]]) -> list[Cell]:
@@ -174,4 +226,5 @@ def _matrix(row: Row, runs: list[dict[str, Any]], tasks: list[str], order: list[
         std=[[results_module.std(values) for values in line] for line in cells],
         ci=in_order(runs[0]["ci"], tasks, order) if len(runs) == 1 else None,
         runs=len(runs),
+        spans=runs[0]["spans"],
     )

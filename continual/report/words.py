@@ -48,10 +48,9 @@ def _points(difference: float) -> str:
 
 def learned(matrix: ArmMatrix) -> str:
     """From where to where the tasks went by being taught: ``translate 0.0 → 93.1, …``."""
-    last = len(matrix.R) - 1
     steps = []
     for column, task in enumerate(matrix.order):
-        taught = matrix.R[column + 1 if matrix.sequential else last][column]
+        taught = matrix.R[matrix.spans_taught[column][1]][column]
         steps.append(f"{task} {percent(matrix.R[0][column])} → {percent(taught)}")
     return ", ".join(steps)
 
