@@ -1,13 +1,18 @@
 """The methods that a recipe can name in `method:`: their arguments, sources and limits, without importing any.
 
 The code of a method is `continual/methods/<module>.py`, whose `build(arguments, lesson)` returns its plugin. To add
-one, write that file and one `Method` here.
+one, write that file and one `Method` here. Why Avalanche's other strategies are not here stands in
+`avalanche_settings.REFUSED`.
 """
 
 from dataclasses import dataclass
 from typing import Literal
 
+from continual import avalanche_settings as avalanche
+from continual.avalanche_settings import REFUSED
 from continual.settings_base import Settings
+
+__all__ = ["METHODS", "REFUSED", "Method", "NoArguments"]
 
 
 class NoArguments(Settings):
@@ -31,7 +36,45 @@ class Method:
     """Whether it stores real rows of earlier tasks."""
 
 
-METHODS: dict[str, Method] = {}
-
-REFUSED: dict[str, str] = {}
-"""Strategies of Avalanche that cannot teach a language model: name -> why."""
+METHODS: dict[str, Method] = {
+    # Avalanche's own plugins, wired.
+    "ewc": Method(
+        "ewc",
+        "holds weights that matter for each earlier task near their values then",
+        "Kirkpatrick et al. 2017",
+        avalanche.Ewc,
+    ),
+    "ewc_online": Method(
+        "ewc", "the same with one penalty for all earlier tasks", "Schwarz et al. 2018", avalanche.OnlineEwc
+    ),
+    "si": Method(
+        "si",
+        "holds weights that have lowered the loss on their way",
+        "Zenke et al. 2017",
+        avalanche.SynapticIntelligence,
+    ),
+    "mas": Method("mas", "holds weights that the size of the logits depends on", "Aljundi et al. 2018", avalanche.Mas),
+    "rwalk": Method(
+        "rwalk",
+        "holds weights by squared gradients and by what they did for the loss",
+        "Chaudhry et al. 2018",
+        avalanche.RWalk,
+    ),
+    "lwf": Method(
+        "lwf", "the model before each task teaches on the rows of the new one", "Li and Hoiem 2016", avalanche.Lwf
+    ),
+    "agem": Method(
+        "agem",
+        "turns a gradient that would raise the loss on stored real rows",
+        "Chaudhry et al. 2019",
+        avalanche.Agem,
+        keeps_rows=True,
+    ),
+    "replay": Method(
+        "replay",
+        "mixes stored real rows, a random sample of all earlier ones, into each task",
+        "Rolnick et al. 2019",
+        avalanche.Replay,
+        keeps_rows=True,
+    ),
+}

@@ -104,7 +104,7 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
         order=list(plan.order),
         tasks=list(recipe.tasks),
     )
-    if record.teach == "multitask":
+    if record.teach == "multitask" or plan.recipe.arms[plan.arm].plugin is not None:
         record.cost.real_rows_kept = None
     if record.path.exists():
         record.load()
