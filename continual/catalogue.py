@@ -36,45 +36,47 @@ class Method:
     """Whether it stores real rows of earlier tasks."""
 
 
-METHODS: dict[str, Method] = {
-    # Avalanche's own plugins, wired.
+AVALANCHE: dict[str, Method] = {
     "ewc": Method(
         "ewc",
         "holds weights that matter for each earlier task near their values then",
-        "Kirkpatrick et al. 2017",
+        "arXiv 1612.00796",
         avalanche.Ewc,
     ),
     "ewc_online": Method(
-        "ewc", "the same with one penalty for all earlier tasks", "Schwarz et al. 2018", avalanche.OnlineEwc
+        "ewc", "the same with one penalty for all earlier tasks", "arXiv 1805.06370", avalanche.OnlineEwc
     ),
     "si": Method(
         "si",
         "holds weights that have lowered the loss on their way",
-        "Zenke et al. 2017",
+        "arXiv 1703.04200",
         avalanche.SynapticIntelligence,
     ),
-    "mas": Method("mas", "holds weights that the size of the logits depends on", "Aljundi et al. 2018", avalanche.Mas),
+    "mas": Method("mas", "holds weights that the size of the logits depends on", "arXiv 1711.09601", avalanche.Mas),
     "rwalk": Method(
         "rwalk",
         "holds weights by squared gradients and by what they did for the loss",
-        "Chaudhry et al. 2018",
+        "arXiv 1801.10112",
         avalanche.RWalk,
     ),
     "lwf": Method(
-        "lwf", "the model before each task teaches on the rows of the new one", "Li and Hoiem 2016", avalanche.Lwf
+        "lwf", "the model before each task teaches on the rows of the new one", "arXiv 1606.09282", avalanche.Lwf
     ),
     "agem": Method(
         "agem",
         "turns a gradient that would raise the loss on stored real rows",
-        "Chaudhry et al. 2019",
+        "arXiv 1812.00420",
         avalanche.Agem,
         keeps_rows=True,
     ),
     "replay": Method(
         "replay",
         "mixes stored real rows, a random sample of all earlier ones, into each task",
-        "Rolnick et al. 2019",
+        "arXiv 1811.11682",
         avalanche.Replay,
         keeps_rows=True,
     ),
 }
+"""Avalanche's own plugins, wired."""
+
+METHODS: dict[str, Method] = {**AVALANCHE}

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from continual.arms import teach_arm
+from continual.arms import check_plugins, teach_arm
 from continual.errors import ContinualError
 from continual.material import Material, gather
 from continual.plan import PlannedRun, expand
@@ -54,6 +54,8 @@ def run(
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
+    for plan in planned:
+        check_plugins(plan.recipe)
     materials = _Materials(tasks, data_root)
     fingerprints = materials.of(planned[0]).fingerprints
     if old is not None:

@@ -78,3 +78,12 @@ def test_a_killed_run_ends_with_the_same_bytes(name: str, world: Path, monkeypat
     assert deaths >= 3
     assert matrices(run) == matrices(whole)
     assert all(equal(weights(whole, name, n), weights(run, name, n)) for n in (1, 2, 3))
+
+
+@pytest.mark.parametrize("name", ARGUMENTS)
+def test_each_method_goes_together_with_rehearsal(name: str, world: Path) -> None:
+    both = {"rehearsal": {"ratio": 0.3, "max_tries": 1, "checks": ["parses"]}, **arm(name)[name]}
+    run = teach(world, arms={"both": both}, adapter={"r": 2})
+    told = read_json(run / "arms/both/seed0/run.json")
+    assert len(told["R"]) == 3 and [entry["task"] for entry in told["rehearsed"]] == ["sound"]
+    assert (told["cost"]["real_rows_kept"] > 0) == METHODS[name].keeps_rows == (told["cost"]["stored_bytes"] > 0)
