@@ -90,6 +90,17 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         sequential(taught, record, each, teaching, teller, methods, recipe.keep, others)
 
 
+def check_plugins(recipe: Recipe) -> None:
+    """See that the foreign plugins of all arms can be made.
+
+    Raises:
+        ContinualError: one cannot.
+    """
+    for arm in recipe.arms.values():
+        if arm.plugin is not None:
+            foreign(arm.plugin.class_, arm.plugin.args)
+
+
 def hyperparameters(training: Training) -> Hyperparameters:
     """The part of a recipe's `training` that the loop reads."""
     names = Hyperparameters.__dataclass_fields__

@@ -1,7 +1,8 @@
 """The methods that a recipe can name in `method:`: their arguments, sources and limits, without importing any.
 
 The code of a method is `continual/methods/<module>.py`, whose `build(arguments, lesson)` returns its plugin. To add
-one, write that file and one `Method` here.
+one, write that file and one `Method` here. Why Avalanche's other strategies are not here stands in
+`avalanche_settings.REFUSED`.
 """
 
 from dataclasses import dataclass
@@ -9,7 +10,11 @@ from typing import Literal
 
 from pydantic import Field
 
+from continual import avalanche_settings as avalanche
+from continual.avalanche_settings import REFUSED
 from continual.settings_base import Settings
+
+__all__ = ["METHODS", "REFUSED", "Method", "NoArguments"]
 
 
 class NoArguments(Settings):
@@ -138,7 +143,47 @@ OWN: dict[str, Method] = {
 }
 """Methods of our own."""
 
-METHODS: dict[str, Method] = {**OWN}
+AVALANCHE: dict[str, Method] = {
+    "ewc": Method(
+        "ewc",
+        "holds weights that matter for each earlier task near their values then",
+        "arXiv 1612.00796",
+        avalanche.Ewc,
+    ),
+    "ewc_online": Method(
+        "ewc", "the same with one penalty for all earlier tasks", "arXiv 1805.06370", avalanche.OnlineEwc
+    ),
+    "si": Method(
+        "si",
+        "holds weights that have lowered the loss on their way",
+        "arXiv 1703.04200",
+        avalanche.SynapticIntelligence,
+    ),
+    "mas": Method("mas", "holds weights that the size of the logits depends on", "arXiv 1711.09601", avalanche.Mas),
+    "rwalk": Method(
+        "rwalk",
+        "holds weights by squared gradients and by what they did for the loss",
+        "arXiv 1801.10112",
+        avalanche.RWalk,
+    ),
+    "lwf": Method(
+        "lwf", "the model before each task teaches on the rows of the new one", "arXiv 1606.09282", avalanche.Lwf
+    ),
+    "agem": Method(
+        "agem",
+        "turns a gradient that would raise the loss on stored real rows",
+        "arXiv 1812.00420",
+        avalanche.Agem,
+        keeps_rows=True,
+    ),
+    "replay": Method(
+        "replay",
+        "mixes stored real rows, a random sample of all earlier ones, into each task",
+        "arXiv 1811.11682",
+        avalanche.Replay,
+        keeps_rows=True,
+    ),
+}
+"""Avalanche's own plugins, wired."""
 
-REFUSED: dict[str, str] = {}
-"""Strategies of Avalanche that cannot teach a language model: name -> why."""
+METHODS: dict[str, Method] = {**AVALANCHE, **OWN}

@@ -84,8 +84,10 @@ def run(
     """
     from continual.recipe import find_recipe, load_recipe, task_folders
 
-    folders = task_folders(find_recipe(recipe), tasks or ())
+    file = find_recipe(recipe)
+    folders = task_folders(file, tasks or ())
     loaded = load_recipe(recipe, overrides or (), folders)
+    sys.path.append(str(file.parent.resolve()))  # a plugin may lie beside the recipe that names it
     places = (*(("--data-root", str(data_root)) if data_root else ()), *_each("--tasks", tasks or ()))
     typed = _typed("run", recipe, *(overrides or ()), *places)
     if dry_run:

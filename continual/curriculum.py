@@ -44,7 +44,7 @@ def benchmark(
 
     labels = labels_of(samples)
     streams = {
-        split: [_dataset(samples[t][split], labels[t], chat, collate, max_length) for t in order] for split in splits
+        split: [dataset_of(samples[t][split], labels[t], chat, collate, max_length) for t in order] for split in splits
     }
     return benchmark_from_datasets(**streams)
 
@@ -69,11 +69,12 @@ def joint(
     labels = labels_of(samples)
     parts = []
     for task in order:
-        parts += [_dataset(samples[task]["train"], labels[task], chat, collate, max_length)] * times[task]
+        parts += [dataset_of(samples[task]["train"], labels[task], chat, collate, max_length)] * times[task]
     return benchmark_from_datasets(train=[concat_datasets(parts)])
 
 
-def _dataset(samples: Sequence[Sample], label: int, chat: Chat, collate: Collate, max_length: int) -> Any:
+def dataset_of(samples: Sequence[Sample], label: int, chat: Chat, collate: Collate, max_length: int) -> Any:
+    """The rows of one task as an Avalanche data set, see `data.dataset`."""
     return dataset(rows_of(samples, chat, collate, max_length), label, collate, collate.keys(samples, label))
 
 

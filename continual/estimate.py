@@ -234,9 +234,29 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
             found.append(f"{size.task}: {size.too_long:.0%} of the rows are longer than max_length={longest}")
         if size.train < 100 and size.task in recipe.tasks:
             found.append(f"{size.task}: only {size.train} training rows")
+    found += [
+        f"arm {name}: its plugin has no state that could be kept (state_dict, load_state_dict); once stopped, this "
+        "arm begins anew with its first task"
+        for name in _stateless(recipe)
+    ]
     if Path(recipe.output_dir, "manifest.json").exists():
         found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
     return found
+
+
+def _stateless(recipe: Recipe) -> list[str]:
+    """Arms with a foreign plugin that cannot go on where it was.
+
+    Raises:
+        ContinualError: a plugin cannot be made.
+    """
+    plugins = {name: arm.plugin for name, arm in recipe.arms.items() if arm.plugin is not None}
+    if not plugins:
+        return []
+    from continual.methods.foreign import foreign
+    from continual.plugin import Stateful
+
+    return [name for name, one in plugins.items() if not isinstance(foreign(one.class_, one.args), Stateful)]
 
 
 def _skeleton(name: str, trust_remote_code: bool) -> Any:

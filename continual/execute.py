@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from continual.arms import teach_arm
+from continual.arms import check_plugins, teach_arm
 from continual.errors import ContinualError
 from continual.general import Measured
 from continual.material import Material, gather
@@ -55,6 +55,8 @@ def run(
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
+    for plan in planned:
+        check_plugins(plan.recipe)
     materials = _Materials(tasks, task_folders, data_root)
     fingerprints = materials.of(planned[0]).fingerprints
     if old is not None:
@@ -110,7 +112,7 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
         whole=recipe.evaluate.after == "every_task",
         chunks=stream.chunks if stream is not None and teach == "sequential" else None,
     )
-    if record.teach == "multitask":
+    if record.teach == "multitask" or plan.recipe.arms[plan.arm].plugin is not None:
         record.cost.real_rows_kept = None
     if record.path.exists():
         record.load()

@@ -173,6 +173,8 @@ class CausalLMTemplate(SupervisedTemplate):
 
     def train_dataset_adaptation(self, **kwargs: Any) -> None:
         self.started = time.perf_counter()
+        # Avalanche's plugins ask its clock how many tasks were learnt, and after a stop it would begin at 0.
+        self.clock.train_exp_counter = self.experience.current_experience
         super().train_dataset_adaptation(**kwargs)
 
     def make_train_dataloader(self, **kwargs: Any) -> None:

@@ -41,6 +41,11 @@ class MethodPlugin(SupervisedPlugin):
         """What was rehearsed for the current task, one `methods.rehearsal.summary` for each earlier task."""
         return []
 
+    @property
+    def kept(self) -> list[dict[str, Any]]:
+        """Real rows of each earlier task that lay in a memory for the current one: `task`, `rows`, `bytes`."""
+        return []
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

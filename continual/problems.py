@@ -140,7 +140,7 @@ def _suggestion(name: str, model: type[BaseModel] | None) -> str:
     """A near key of the same group, else the full path of the same key in a group below it."""
     if model is None:
         return ""
-    near = did_you_mean(name, model.model_fields)
+    near = did_you_mean(name, (path[0] for path in _paths(model)))
     if near:
         return near
     paths = {path[-1]: dotted(path) for path in _paths(model) if len(path) > 1}
@@ -149,7 +149,8 @@ def _suggestion(name: str, model: type[BaseModel] | None) -> str:
 
 
 def _paths(model: type[BaseModel]) -> Iterable[tuple[str, ...]]:
-    for name, field in model.model_fields.items():
+    for field_name, field in model.model_fields.items():
+        name = field.alias or field_name
         yield (name,)
         for member in _members(field.annotation):
             if _is_model(member):

@@ -26,7 +26,7 @@ class Cost:
     counted."""
     peak_bytes: int = 0
     real_rows_kept: int | None = 0
-    """None where tasks have no order (multitask reads all rows at once)."""
+    """None where tasks have no order (multitask reads all rows at once), and where a foreign plugin may keep any."""
     stored_bytes: int = 0
     """Bytes of real rows kept for rehearsal."""
 
@@ -68,6 +68,8 @@ class Record:
     """General ability after each row of R; None where it is not asked or not defined."""
     cost: Cost = field(default_factory=Cost)
     rehearsed: list[dict[str, Any]] = field(default_factory=list)
+    kept: list[dict[str, Any]] = field(default_factory=list)
+    """Real rows that methods kept in a memory, see `MethodPlugin.kept`."""
 
     @property
     def steps(self) -> list[str]:
@@ -83,6 +85,7 @@ class Record:
         saved = read_json(self.path)
         old = {task: column for column, task in enumerate(saved["tasks"])}
         self.rows, self.rehearsed, self.cost = saved["rows"], saved["rehearsed"], Cost(**saved["cost"])
+        self.kept = saved.get("kept", [])  # older runs have none
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
         self.general = saved["general"]
@@ -90,8 +93,9 @@ class Record:
 
     def forget(self) -> None:
         """Begin anew: only the untaught base's row stays."""
-        self.rows, self.R, self.ci, self.rehearsed = self.rows[:1], self.R[:1], self.ci[:1], []
-        self.general, self.cost = self.general[:1], Cost()
+        self.rows, self.R, self.ci = self.rows[:1], self.R[:1], self.ci[:1]
+        self.rehearsed, self.kept, self.general = [], [], self.general[:1]
+        self.cost = Cost(real_rows_kept=None if self.cost.real_rows_kept is None else 0)
 
     def save(self) -> None:
         write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
@@ -110,6 +114,7 @@ class Record:
             "general": self.general,
             "cost": vars(self.cost),
             "rehearsed": self.rehearsed,
+            "kept": self.kept,
         }
         write_json(self.path, content)
 
@@ -134,17 +139,27 @@ class Record:
             write_predictions(self.folder / "predictions" / f"{row}-{task}.jsonl", exams[task], result)
 
     def add_rehearsed(self, told: Sequence[dict[str, Any]]) -> None:
-        """Keep what was rehearsed before a task; of real rows, the most ever kept of a task counts."""
+        """Keep what was rehearsed before a task."""
         self.rehearsed += told
-        most_rows: dict[str, int] = {}
-        most_bytes: dict[str, int] = {}
-        for entry in self.rehearsed:
-            task = entry["task"]
-            most_rows[task] = max(most_rows.get(task, 0), entry["real_rows"])
-            most_bytes[task] = max(most_bytes.get(task, 0), entry["real_bytes"])
-        if not told:
+        self._count_real()
+
+    def add_kept(self, kept: Sequence[dict[str, Any]]) -> None:
+        """Keep how many real rows of earlier tasks lay in a memory while a task was learnt."""
+        self.kept += kept
+        self._count_real()
+
+    def _count_real(self) -> None:
+        """Of real rows, the most ever kept of a task counts."""
+        if self.cost.real_rows_kept is None:
             return
-        self.cost.real_rows_kept, self.cost.stored_bytes = sum(most_rows.values()), sum(most_bytes.values())
+        most: dict[tuple[str, str], tuple[int, int]] = {}
+        of_all = [("rehearsed", e["task"], e["real_rows"], e["real_bytes"]) for e in self.rehearsed]
+        of_all += [("kept", e["task"], e["rows"], e["bytes"]) for e in self.kept]
+        for where, task, rows, size in of_all:
+            before = most.get((where, task), (0, 0))
+            most[where, task] = (max(before[0], rows), max(before[1], size))
+        self.cost.real_rows_kept = sum(rows for rows, _ in most.values())
+        self.cost.stored_bytes = sum(size for _, size in most.values())
 
     def put_base(self, scores: Sequence[float | None], intervals: Sequence[Interval | None]) -> None:
         """Row 0, which all arms share."""

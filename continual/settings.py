@@ -250,9 +250,10 @@ class Arm(Settings):
         if self.method is None:
             return [Problem(("method_args",), "there is no `method` to take them")] if self.method_args else []
         if self.method not in METHODS:
-            reason = REFUSED.get(self.method)
+            name = self.method.lower().replace("-", "_")
+            reason = REFUSED.get(name)
             said = f"'{self.method}' {reason}" if reason else f"unknown method '{self.method}'"
-            return [Problem(("method",), said + ("" if reason else did_you_mean(self.method, METHODS)))]
+            return [Problem(("method",), said + ("" if reason else did_you_mean(name, METHODS)))]
         method, found = METHODS[self.method], []
         if self.teach != "sequential":
             found.append(Problem(("method",), f"{self.teach} has no earlier tasks; only teach: sequential has"))

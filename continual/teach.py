@@ -196,6 +196,7 @@ class Pupil:
             "generated_tokens": sum(method.generated_tokens for method in self.methods),
             "peak_bytes": peak(),
             "rehearsed": [entry for method in self.methods for entry in method.told],
+            "kept": [entry for method in self.methods for entry in method.kept],
         }
 
         def fill(folder: Path) -> None:
@@ -227,6 +228,7 @@ def put(
     if row == len(record.R) or name == "specialists":  # else only new columns are filled in
         record.cost.add(trained)
         record.add_rehearsed(trained["rehearsed"])
+        record.add_kept(trained.get("kept", []))  # older runs have none
     record.put(row, name, material.exams, material.examine(model, tasks))
     if row == len(record.general):
         # Specialists are several models.

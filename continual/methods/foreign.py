@@ -9,18 +9,20 @@ from pathlib import Path
 from typing import Any
 
 from continual.errors import ContinualError
+from continual.guard import guard
 
 
 def foreign(name: str, arguments: Mapping[str, Any]) -> Any:
     """Make a plugin.
 
     Args:
-        name: ``module:Class``; modules beside the place where the command is run are found.
+        name: ``module:Class``; a module in the folder where the command is run, or in that of the recipe, is found.
         arguments: keyword arguments of the class.
 
     Raises:
         ContinualError: there is no such class, or it does not take these arguments.
     """
+    guard()
     module, _, cls = name.partition(":")
     here = str(Path.cwd())
     if here not in sys.path:
