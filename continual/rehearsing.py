@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from pathlib import Path
 
+from continual import states
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.curriculum import labels_of
@@ -23,10 +25,11 @@ from continual.rehearse.budget import base_quota, quotas
 from continual.rehearse.cues import Cues
 from continual.rehearse.frame import Frame, frame_of
 from continual.rehearse.likeness import Likeness
-from continual.rehearse.shape import shape_of
+from continual.rehearse.shape import Shape, restored, shape_of
 from continual.rehearse.surprise import answer_loss
 from continual.rehearse.teacher import Newest, Teachers
 from continual.rehearse.writer import ModelWriter, RealWriter, Writer
+from continual.runs import read_json
 from continual.sample import Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
@@ -151,6 +154,12 @@ def rehearsing(
         distill = rehearsal.distill
         plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers))
     return [*plugins, spaced] if spaced is not None else plugins
+
+
+def shapes_of(folder: Path) -> dict[str, Shape]:
+    """The shapes of the tasks that a saved model has learnt; none where it was taught before they were kept."""
+    path = folder / f"{states.NAME}.json"
+    return restored(read_json(path)[0].get("shapes", {})) if path.exists() else {}
 
 
 def model_writer(

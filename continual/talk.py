@@ -156,7 +156,7 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
         ContinualError: no arm rehearses by its own words, or none has learnt the task.
     """
     from continual.rehearse.cues import Cues
-    from continual.rehearsing import model_writer
+    from continual.rehearsing import model_writer, shapes_of
 
     recipe, names = run_recipe(run_dir), taught(run_dir)
     writing = [a for a, arm in recipe.arms.items() if arm.rehearsal is not None and arm.rehearsal.writer == "model"]
@@ -185,7 +185,7 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
         min(partner.room, recipe.training.max_length),
         recipe.evaluate.batch_tokens,
     )
-    for sample in writer.write(partner.model(arm), {task: n}, seed=0)[task]:
+    for sample in writer.write(partner.model(arm), {task: n}, 0, shapes=shapes_of(folder))[task]:
         verdict = "[green]kept[/green]" if sample.reason is None else f"[red]rejected: {sample.reason}[/red]"
         console.print(f"[dim]{'─' * 8}[/dim] {verdict}", highlight=False)
         for message in sample.messages or ():

@@ -17,7 +17,7 @@ from continual.model import CausalLM
 from continual.rehearse.check import Draft, Page, rejection
 from continual.rehearse.shape import Shape, repeated, restored, shape_of, stored
 from continual.rehearse.writer import ModelWriter
-from continual.runs import read_json
+from continual.rehearsing import shapes_of
 from continual.sample import Message, Sample
 from continual.sampling import Sampling
 
@@ -128,8 +128,8 @@ def test_a_task_of_long_answers_beside_a_short_one(world: Path) -> None:
         training={"learning_rate": 1e-2, "num_train_epochs": 2, "tokens_per_batch": 256, "max_length": 128},
     )
     folder = run / "arms/a/seed0"
-    shapes = restored(read_json(folder / "after/3/methods.json")[0]["shapes"])
-    assert list(shapes) == ["story", "legs", "first"]
+    shapes = shapes_of(folder / "after/3")
+    assert list(shapes) == ["story", "legs", "first"] and shapes_of(folder) == {}
     assert (shapes["story"].longest, shapes["legs"].longest) == (38, 1)
     assert 80 < shapes["story"].tokens < 128 and shapes["legs"].tokens < 40
     for name, task in (("2-story", "story"), ("3-story", "story"), ("3-legs", "legs")):

@@ -8,10 +8,11 @@ import tiny
 import torch
 from conftest import recipe, teach
 from pydantic import ValidationError
-from test_resume import Killed, die_at, matrices
+from test_resume import Killed, matrices
 
 from continual.batch import Collate
 from continual.chat import Chat
+from continual.checkpoint import CheckpointPlugin
 from continual.curriculum import benchmark
 from continual.data import encode
 from continual.learn import CausalLMTemplate, Hyperparameters
@@ -81,13 +82,11 @@ def test_model_time_is_the_norm_of_each_step_and_reviews_take_none() -> None:
     class Traced(Watch):
         def before_update(self, strategy: Any, **kwargs: Any) -> None:
             super().before_update(strategy, **kwargs)
-            if not self._reviewing:
-                weights.append(torch.cat([p.detach().flatten() for p in strategy.model.parameters()]))
+            weights.append(torch.cat([p.detach().flatten() for p in strategy.model.parameters()]))
 
         def after_update(self, strategy: Any, **kwargs: Any) -> None:
             super().after_update(strategy, **kwargs)
-            if not self._reviewing:
-                weights.append(torch.cat([p.detach().flatten() for p in strategy.model.parameters()]))
+            weights.append(torch.cat([p.detach().flatten() for p in strategy.model.parameters()]))
 
     plugin = Traced(day_steps=3)
     fast = Hyperparameters(learning_rate=1e-2, num_train_epochs=4, tokens_per_batch=64, lr_scheduler_type="constant")
@@ -109,6 +108,8 @@ def test_model_time_is_the_norm_of_each_step_and_reviews_take_none() -> None:
     assert plugin.at == [*due, strategy.step] and len(due) >= 2  # and once more at the end
     assert plugin.reviews == len(plugin.at)
     assert strategy.step == len(plugin.path) - first  # reviews are not counted as steps
+    plugin.begin(None)
+    assert plugin.reviews == 0
 
 
 def test_a_review_teaches_its_rows() -> None:
@@ -148,16 +149,20 @@ def test_a_killed_run_with_reviews_ends_with_the_same_bytes(world: Path, monkeyp
     settings: dict[str, Any] = {"arms": {"spaced": arm}, "training": {**training, "save_steps": 3}}
     settings["adapter"] = {"r": 2, "lora_dropout": 0.2}
     whole = teach(world, **settings, output_dir=str(world / "whole"))
-    deaths = 0
-    for nth in (9, 11, 12, 60):
-        with monkeypatch.context() as patch:
-            die_at(patch, nth)
-            try:
-                run = teach(world, **settings)
-                break
-            except Killed:
-                deaths += 1
-    assert deaths >= 2
+    after = CheckpointPlugin.after_training_iteration
+    dues = []
+
+    def dying(self: CheckpointPlugin, strategy: Any, **kwargs: Any) -> None:
+        after(self, strategy, **kwargs)
+        if strategy.experience.current_experience == 1 and strategy.step == 7:
+            dues.append(read_json(self.folder / "2/methods.json")[1]["due"])
+            raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(CheckpointPlugin, "after_training_iteration", dying)
+        teach(world, **settings)
+    assert dues[0] >= 1  # a review had been, and must not come again
+    run = teach(world, **settings)
     assert matrices(run) == matrices(whole)
     ends = [read_json(folder / "arms/spaced/seed0/run.json")["rehearsed"] for folder in (run, whole)]
     assert ends[0] == ends[1]

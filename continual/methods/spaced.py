@@ -40,7 +40,6 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
         self.reviews = 0
         """Reviews in the current task."""
         self._rows: Any = None
-        self._reviewing = False
         self._before: list[torch.Tensor] = []
         self._moved = 0.0
 
@@ -54,17 +53,16 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
         self._rows, self.reviews = rows, 0
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
-        if not self._reviewing:
-            self._before = [p.detach().clone() for p in strategy.model.parameters()]
+        self._before = [p.detach().clone() for p in strategy.model.parameters()]
 
     def after_update(self, strategy: Any, **kwargs: Any) -> None:
-        if not self._reviewing:
-            pairs = zip(strategy.model.parameters(), self._before, strict=True)
-            squares = [(p.detach() - before).float().pow(2).sum() for p, before in pairs]
-            self._moved = float(torch.stack(squares).sum().sqrt())
-            self._before = []
+        pairs = zip(strategy.model.parameters(), self._before, strict=True)
+        squares = [(p.detach() - before).float().pow(2).sum() for p, before in pairs]
+        self._moved = float(torch.stack(squares).sum().sqrt())
+        self._before = []
 
     def after_training_iteration(self, strategy: Any, **kwargs: Any) -> None:
+        # The steps of a review are no iterations: what they move is not counted.
         if self.clock.tick(self._moved):
             self._review(strategy)
 
@@ -81,7 +79,6 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
         seed = derive(strategy.seed, strategy.experience.current_experience, self.reviews, "review")
         batches = strategy.batches_of(self._rows, derive(seed, "batches"))
         strategy.renew_optimizer(len(batches))
-        self._reviewing = True
         for step, strategy.mbatch in enumerate(batches):
             torch.manual_seed(derive(seed, step, "step"))
             strategy._unpack_minibatch()
@@ -91,7 +88,6 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
             strategy._after_update()
             tokens = sum(batch.tokens for batch in strategy.mb_x.step)
             strategy.train_tokens += tokens * strategy.accelerator.num_processes
-        self._reviewing = False
         for name, value in kept.items():
             setattr(strategy, name, value)
 
