@@ -108,12 +108,13 @@ def _table(title: str, columns: list[str]) -> Table:
 
 def _beside(rows: Sequence[Row]) -> Table:
     tasks = dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)
-    table = _table("General ability, base → end", ["perplexity", *(["Δ"] if tasks else []), *tasks])
+    text = any(row.beside and row.beside.perplexity[0] is not None for row in rows)
+    table = _table("General ability, base → end", [*["perplexity"] * text, *["Δ"] * bool(tasks), *tasks])
     for row in rows:
         if row.beside is not None:
-            changed = [points(row.beside.delta)] if tasks else []
-            scores = [from_to(*row.beside.scores[task]) for task in tasks]
-            table.add_row(Text(row.label), perplexity(*row.beside.perplexity), *changed, *scores)
+            cells = [perplexity(*row.beside.perplexity)] * text + [points(row.beside.delta)] * bool(tasks)
+            scores = [from_to(*row.beside.scores.get(task, (None, None))) for task in tasks]
+            table.add_row(Text(row.label), *cells, *scores)
     return table
 
 
