@@ -74,10 +74,8 @@ class Runner:
         return job.folder.with_name(f"{job.folder.name}.log")
 
     def _run(self, job: Job) -> int:
-        command = [sys.executable, "-m", "continual", "run", str(job.file), *self.options]
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads)}
         with self._log(job).open("a", encoding="utf-8") as log:
-            process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
+            process = start(["run", str(job.file), *self.options], self.threads, log)
             self._running.append(process)
             code = process.wait()
             self._running.remove(process)
@@ -95,6 +93,13 @@ class Runner:
         )
         print(f"  {job.name}: ACC of {accs}", file=sys.stderr)
         return 0
+
+
+def start(words: Sequence[str], threads: int, log: Any) -> subprocess.Popen:
+    """`continual WORDS` in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    command = [sys.executable, "-m", "continual", *words]
+    return subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, env=environment)
 
 
 def finished(job: Job, recipe: Mapping[str, Any]) -> bool:
@@ -121,7 +126,8 @@ def tune(study: Study, run: Callable[[Sequence[Job]], None]) -> dict[str, Any]:
             told = [_trial(arm, job, point) for job, point in zip(of_arm, study.points, strict=True)]
             best = max(told, key=lambda trial: trial["acc"])  # of equal ones the first
             chosen[arm] = {"training": best["training"], "acc": best["acc"], "trials": told}
-    write_json(study.out / "chosen.json", chosen)
+    file = study.out / "chosen.json"
+    write_json(file, {**(read_json(file) if file.exists() else {}), **chosen})  # --arms may have left some out
     return chosen
 
 
@@ -153,11 +159,12 @@ def gather(study: Study, jobs: Sequence[Job]) -> dict[str, Any]:
         other, known = seen.setdefault(seed, (job, data))
         if {**known, **data} != {**data, **known}:
             raise ContinualError(f"{job.folder} and {other.folder} were taught other rows (another --data-root?)")
+    for link in study.out.glob("arms/*/*"):  # those of an earlier table may be of other seeds or orders
+        link.unlink()
     for job in done:
         for folder in (path for arm in job.arms for path in job.folder.glob(f"arms/{arm}/*")):
             link = study.out / folder.relative_to(job.folder)
             link.parent.mkdir(parents=True, exist_ok=True)
-            link.unlink(missing_ok=True)
             link.symlink_to(os.path.relpath(folder, link.parent))
     first = next((job for job in done if job.data["seeds"][0] == study.recipe.seeds[0]), done[0])
     state = "finished" if len(done) == len(jobs) else "running"
@@ -194,6 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--data-root", type=Path, metavar="DIR", help="local copies of the data")
     parser.add_argument("--tasks", type=Path, action="append", default=[], metavar="DIR", help="further task files")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override a key of the study")
+    parser.add_argument("--arms", type=lambda text: text.split(","), metavar="A,B", help="only some arms")
     parser.add_argument("--out", type=Path, metavar="DIR", help="instead of runs/study-NAME")
     parser.add_argument("--stage", choices=STAGES, help="only tune, only test, or only print the table")
     parser.add_argument("--threads", type=int, default=1, help="of torch, in each process")
@@ -203,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="tiny settings: only to see that it runs")
     told = parser.parse_args(arguments)
     stages = (told.stage,) if told.stage else STAGES
-    study = load(told.study, told.set, model=told.model, out=told.out, folders=told.tasks, quick=told.quick)
+    more = {"model": told.model, "out": told.out, "folders": told.tasks, "quick": told.quick}
+    study = load(told.study, told.set, arms=told.arms, **more)
     options = ["--data-root", str(told.data_root)] if told.data_root else []
     options += [word for folder in study.folders for word in ("--tasks", str(folder))]
     runner = Runner(study, options, told.threads, told.jobs, told.keep_models)
@@ -211,9 +220,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if study.grid and "tune" in stages:
         chosen = tune(study, runner.carry_out)
     elif study.grid:
-        if not file.exists():
-            raise ContinualError(f"{file}: nothing was chosen yet; run --stage tune before")
-        chosen = read_json(file)
+        known = read_json(file) if file.exists() else {}
+        missing = [arm for arm in study.recipe.arms if arm not in known]
+        if missing:
+            raise ContinualError(f"{file}: nothing was chosen yet for {', '.join(missing)}; run --stage tune before")
+        chosen = {arm: known[arm] for arm in study.recipe.arms}
     if stages == ("tune",):
         print(json.dumps(training_of(chosen), indent=1))
         return

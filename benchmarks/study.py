@@ -78,6 +78,7 @@ def load(
     name_or_path: str,
     sets: Sequence[str] = (),
     *,
+    arms: Sequence[str] | None = None,
     model: str | None = None,
     out: Path | None = None,
     folders: Sequence[Path] = (),
@@ -88,6 +89,7 @@ def load(
     Args:
         name_or_path: a file, or the name of one under ``benchmarks/studies``.
         sets: ``dotted.key=value``; below ``tuning`` too.
+        arms: only these; all if None.
         quick: one seed, one order, one trial, a handful of rows.
 
     Raises:
@@ -98,6 +100,11 @@ def load(
         known = ", ".join(sorted(file.stem for file in STUDIES.glob("*.yaml")))
         raise ContinualError(f"no study '{name_or_path}'; there are {known}, or give a YAML file")
     data = overriding.apply({"arms": DEFAULT_ARMS, **yamlfile.load(path).data}, overriding.parse(sets))
+    if arms is not None:
+        unknown = [arm for arm in arms if arm not in data["arms"]]
+        if unknown:
+            raise ContinualError(f"no arm {', '.join(unknown)}; the study has {', '.join(data['arms'])}")
+        data["arms"] = {name: arm for name, arm in data["arms"].items() if name in arms}
     grid, while_tuning = data.pop("tuning", {}), data.pop("while_tuning", {})
     data["model_name_or_path"] = model or data["model_name_or_path"]
     data["output_dir"] = str(out or f"runs/study-{path.stem}{'-quick' if quick else ''}")

@@ -125,6 +125,9 @@ def test_mistakes_are_told_before_anything_is_run(
         study.load(str(write(world)), sets, out=tmp_path / "out")
     with pytest.raises(ContinualError, match="no study 'lamo'; there are ablation, "):
         study.load("lamo")
+    with pytest.raises(ContinualError, match="no arm lamol; the study has finetune, "):
+        study.load(str(write(world)), arms=["finetune", "lamol"], out=tmp_path / "out")
+    assert list(study.load(str(write(world)), arms=["finetune"], out=tmp_path / "out").recipe.arms) == ["finetune"]
 
 
 def test_a_study_is_tuned_taught_gathered_and_goes_on(
@@ -140,7 +143,7 @@ def test_a_study_is_tuned_taught_gathered_and_goes_on(
         learning.main([*command, "test"])
     # As in a process of its own, but without its start.
     calls: list[list[str]] = []
-    monkeypatch.setattr(learning.subprocess, "Popen", lambda words, **_: Called(words, calls))
+    monkeypatch.setattr(learning, "start", lambda words, threads, log: Called(words, calls))
     learning.main([*command[:-1], "--jobs", "1"])
     assert len(calls) == 2 * 2 + 2 + 1  # trials; two orders of finetune, and multitask
 
@@ -164,12 +167,20 @@ def test_a_study_is_tuned_taught_gathered_and_goes_on(
 
     calls.clear()
     learning.main(command[:-1])
-    assert calls == [] and capsys.readouterr().out == text
-    # By hand, the same recipe finds everything done.
+    again = capsys.readouterr().out
+    assert calls == [] and again and text.endswith(again)
     recipe = load_recipe(str(out / "recipe.yaml"), (), [world / "tasks"])
     assert recipe.arms["finetune"].training == chosen["finetune"]["training"]
     learning.main([*command[:-1], "--set", "seeds=[0,1]"])
     assert len(calls) == 3  # the new seed only
+    assert len(read_json(out / "results.json")["arms"]["finetune"]["runs"]) == 4
+    capsys.readouterr()
+    learning.main([*command, "table", "--arms", "finetune"])
+    assert list(read_json(out / "results.json")["arms"]) == ["finetune"] and set(
+        read_json(out / "chosen.json")
+    ) == set(arms)
+    learning.main([*command, "table"])
+    assert text.endswith(capsys.readouterr().out.rpartition("\n\n| arm | ACC |")[2]) and len(calls) == 3
 
 
 STUDY_POINTS = [{"learning_rate": 1e-4}, {"learning_rate": 1e-2}]
@@ -186,10 +197,9 @@ class Called:
     def wait(self) -> int:
         from continual.cli import main
 
-        assert self.words[1:4] == ["-m", "continual", "run"]
         self.calls.append(self.words)
         try:
-            main(self.words[3:])
+            main(self.words)
         except SystemExit as end:
             return int(end.code or 0)
         return 0
