@@ -58,6 +58,8 @@ class Runner:
         Raises:
             ContinualError: a job failed, after all others have ended; or a recipe is wrong, before any has begun.
         """
+        if not jobs:
+            return
         waiting = [job for job in jobs if not finished(job, check(job, self.study.folders).resolved())]
         print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them finished before", file=sys.stderr)
         try:
@@ -74,6 +76,7 @@ class Runner:
         return job.folder.with_name(f"{job.folder.name}.log")
 
     def _run(self, job: Job) -> int:
+        copy_files(self.study.out / "base", job.folder / "base")
         with self._log(job).open("a", encoding="utf-8") as log:
             process = start(["run", str(job.file), *self.options], self.threads, log)
             self._running.append(process)
@@ -82,6 +85,7 @@ class Runner:
         if code:
             print(f"  {job.name}: FAILED ({code}); see {self._log(job)}", file=sys.stderr)
             return code
+        copy_files(job.folder / "base", self.study.out / "base")
         if not self.keep_models:
             for weights in [*job.folder.glob("arms/*/*/after"), *job.folder.glob("arms/*/*/specialists")]:
                 remove_folder(weights)
@@ -93,6 +97,13 @@ class Runner:
         )
         print(f"  {job.name}: ACC of {accs}", file=sys.stderr)
         return 0
+
+
+def copy_files(source: Path, target: Path) -> None:
+    """Copy JSON files that are not there yet: scores of the untaught base, which each run would measure anew."""
+    for file in source.glob("*.json"):
+        if not (target / file.name).exists():
+            write_json(target / file.name, read_json(file))
 
 
 def start(words: Sequence[str], threads: int, log: Any) -> subprocess.Popen:
@@ -181,7 +192,7 @@ def tables(study: Study, chosen: Mapping[str, Any], collected: dict[str, Any]) -
         lines += ["", "ACC of the row's arm minus that of the column's, in points [95 %]:", ""]
         lines += printing.square(collected)
     if chosen:
-        lines += ["", f"Chosen on dev rows, from {len(study.points)} trials for each arm:", ""]
+        lines += ["", f"Chosen on dev rows (trials for each arm: {len(study.points)}):", ""]
         names = list(study.grid)
         rows = [
             [arm, *(str(entry["training"][name]) for name in names), printing.percent(entry["acc"])]

@@ -161,8 +161,9 @@ def test_a_study_is_tuned_taught_gathered_and_goes_on(
     assert found["arms"]["finetune"]["paired"]["runs"] == 2
     assert not list(out.rglob("*.safetensors"))
     text = capsys.readouterr().out
+    assert text.count("the untaught base") == 2  # once on dev rows, once on test rows
     assert "| arm | ACC |" in text and "| arm | sound | legs |" in text
-    assert "from 2 trials for each arm" in text and "| finetune |" in text
+    assert "trials for each arm: 2" in text and "| finetune |" in text
     assert json.loads((tmp_path / "told.json").read_text(encoding="utf-8"))["arms"] == found["arms"]
 
     calls.clear()
