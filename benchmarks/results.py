@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from continual import results
+from continual.report.numbers import MINUS, points
 
 FIGURES = {
     "acc": "ACC",
@@ -34,7 +35,8 @@ def paired(told: dict[str, Any] | None) -> str:
     """A paired difference in points, with its interval."""
     if told is None:
         return "–"
-    return f"{100 * told['difference']:+.1f} [{100 * told['ci'][0]:+.1f}, {100 * told['ci'][1]:+.1f}]"
+    value, low, high = (points(number).replace(MINUS, "-") for number in (told["difference"], *told["ci"]))
+    return f"{value} [{low}, {high}]"
 
 
 def arms(collected: dict[str, Any]) -> list[str]:
@@ -44,11 +46,10 @@ def arms(collected: dict[str, Any]) -> list[str]:
         groups = results.by_set(content["runs"])
         of_groups = [told] if len(groups) == 1 else zip(*told, strict=True)
         for (settings, runs), (mean, std, pair) in zip(groups, of_groups, strict=True):
-            swept = ", ".join(f"{k}={v}" for k, v in settings.items())
             costs = [run["cost"] for run in runs]
             n = len(costs)
             rows.append(
-                [f"{arm} {swept}".strip()]
+                [_label(arm, settings)]
                 + [percent(mean.get(key), std.get(key)) for key in FIGURES]
                 + [paired(pair), str(n)]
                 + [
@@ -61,6 +62,36 @@ def arms(collected: dict[str, Any]) -> list[str]:
             )
     costs = ["s", "tokens trained", "generated", "peak MiB", "real rows kept"]
     return table(["arm", *FIGURES.values(), "paired with multitask", "runs", *costs], rows)
+
+
+def ends(collected: dict[str, Any]) -> list[str]:
+    """Arms × tasks: the last row of R, mean ± standard deviation over runs."""
+    rows = []
+    for arm, content in collected["arms"].items():
+        for settings, runs in results.by_set(content["runs"]):
+            columns = list(zip(*(run["R"][-1] for run in runs), strict=True))
+            cells = [percent(results.mean(column), results.std(column)) for column in columns]
+            rows.append([_label(arm, settings), *cells])
+    return table(["arm", *collected["tasks"]], rows)
+
+
+def square(collected: dict[str, Any]) -> list[str]:
+    """Arms × arms: the paired differences."""
+    groups = [(arm, one) for arm, content in collected["arms"].items() for one, _ in results.by_set(content["runs"])]
+    rows = []
+    for arm, settings in groups:
+        cells = []
+        for other, others in groups:
+            wanted = (arm, settings, other, others)
+            keys = ("arm", "set", "against", "against_set")
+            told = [one for one in collected["paired"] if tuple(one[key] for key in keys) == wanted]
+            cells.append(paired(told[0]) if told else "")
+        rows.append([_label(arm, settings), *cells])
+    return table(["arm", *(_label(*group) for group in groups)], rows)
+
+
+def _label(arm: str, settings: dict[str, Any]) -> str:
+    return f"{arm} {', '.join(f'{k}={v}' for k, v in settings.items())}".strip()
 
 
 def matrices(collected: dict[str, Any]) -> list[str]:

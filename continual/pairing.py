@@ -48,13 +48,14 @@ def compare(
         if told is None:
             continue
         for one, other, sign in ((a, b, 1), (b, a, -1)):
-            ends = sorted((sign * told.low, sign * told.high))
+            # + 0.0 makes a zero of -0.0.
+            ends = sorted((sign * told.low + 0.0, sign * told.high + 0.0))
             found[one, other] = {
                 "arm": groups[one][0],
                 "set": groups[one][1],
                 "against": groups[other][0],
                 "against_set": groups[other][1],
-                "difference": sign * told.value,
+                "difference": sign * told.value + 0.0,
                 "ci": ends,
                 "runs": told.runs,
                 "left_out": left_out,

@@ -125,8 +125,9 @@ class Run:
 
     @property
     def begun(self) -> bool:
-        """Whether a run died here before its manifest was written."""
+        """Whether a run died here before its manifest was written, or only scores of the base were put here."""
         return {p.name for p in self.path.iterdir()} <= {
+            "base",
             "recipe.yaml",
             ".recipe.yaml.tmp",
             ".manifest.json.tmp",
