@@ -175,6 +175,7 @@ AVALANCHE: dict[str, Method] = {
         "arXiv 1812.00420",
         avalanche.Agem,
         keeps_rows=True,
+        any_start=True,
     ),
     "replay": Method(
         "replay",
@@ -182,6 +183,7 @@ AVALANCHE: dict[str, Method] = {
         "arXiv 1811.11682",
         avalanche.Replay,
         keeps_rows=True,
+        any_start=True,
     ),
 }
 """Avalanche's own plugins, wired."""
