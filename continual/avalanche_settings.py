@@ -33,7 +33,7 @@ class SynapticIntelligence(Arguments):
 
 
 class Mas(Arguments):
-    lambda_: float = Field(1.0, alias="lambda", ge=0)
+    lambda_: float = Field(0.01, alias="lambda", ge=0)
     """Weight of the penalty."""
 
     alpha: float = Field(0.5, ge=0, le=1)
@@ -44,7 +44,7 @@ class Mas(Arguments):
 
 
 class RWalk(Arguments):
-    lambda_: float = Field(0.1, alias="lambda", ge=0)
+    lambda_: float = Field(10.0, alias="lambda", ge=0)
     """Weight of the penalty; an importance is at most 2."""
 
     alpha: float = Field(0.9, ge=0, le=1)
