@@ -117,13 +117,14 @@ def gather(
         general: those of `evaluate.general`.
 
     Raises:
-        ContinualError: the model or the data of a task cannot be had.
+        ContinualError: the model or the data of a task cannot be had, or there are more chunks than rows.
     """
     tokenizer = load_tokenizer(recipe.model_name_or_path, recipe.trust_remote_code)
     chat = Chat(tokenizer, recipe.roles)
     room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
     longest = min(room, recipe.training.max_length)
+    chunks = recipe.stream.chunks if recipe.stream is not None else 1
     samples, exams = {}, {}
     for name, task in tasks.items():
         test_rows = recipe.evaluate.limit
@@ -133,6 +134,9 @@ def gather(
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
         exams[name] = _exam(name, task, samples[name][recipe.evaluate.split], chat, room, recipe.training.max_length)
+    stream.bounds(
+        sum(len(splits["train"]) for splits in samples.values()), chunks
+    )  # an error before anything is written
     beside = {}
     for name, task in (general or {}).items():
         asked = task.samples(recipe.evaluate.split, data_root=data_root, limit=recipe.evaluate.limit)

@@ -110,6 +110,12 @@ def test_a_report_without_it_says_nothing_of_it(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run", {"x": "sequential"}, ["a"])
     write_arm(run, "x", [[0.1], [0.9]], tasks=["a"])
     assert 'id="general"' not in report.page([run])
+    run = write_run(tmp_path / "scores", {"x": "sequential"}, ["a"])
+    write_arm(run, "x", [[0.1], [0.9]], tasks=["a"], general=[{"perplexity": None, "scores": {"g": 0.5}}] * 2)
+    out = io.StringIO()
+    report.tables(results.collect(run), Console(file=out, width=150))
+    assert 'id="general"' in report.page([run]) and "50.0 → 50.0" in out.getvalue()
+    assert "<th>perplexity</th>" not in report.page([run]) and "perplexity" not in out.getvalue()
 
 
 def test_the_report_averages_over_runs(tmp_path: Path) -> None:

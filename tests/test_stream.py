@@ -220,6 +220,12 @@ def test_a_stream_that_dies_ends_with_the_same_bytes(world: Path, monkeypatch: p
         assert mine == other
 
 
+def test_more_chunks_than_rows_are_noticed_before_anything_is_written(world: Path) -> None:
+    with pytest.raises(ContinualError, match="67 chunks of 66 training rows"):
+        teach(world, stream={"chunks": 67}, arms={"finetune": {}})
+    assert not (world / "run").exists()
+
+
 def test_a_stream_cannot_grow(world: Path) -> None:
     settings = {"stream": {"chunks": 2}, "arms": {"finetune": {}}}
     teach(world, **settings)

@@ -166,6 +166,7 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         paired=[told for run in reported for told in pairs.against_multitask(run.results)],
         left_out=pairs.left_out([run.results for run in reported]),
         best=_best(rows),
+        neutral=any(row.beside and row.beside.perplexity[0] is not None for row in rows),
         general=list(dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)),
         title=" and ".join(run.results["name"] for run in reported),
         kept=[plots.kept(rows, width) for width in (560, 200)] if rows else [],
