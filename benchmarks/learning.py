@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -62,13 +63,13 @@ class Runner:
             return
         waiting = [job for job in jobs if not finished(job, check(job, self.study.folders).resolved())]
         print(f"{len(jobs)} runs, {len(jobs) - len(waiting)} of them finished before", file=sys.stderr)
-        try:
-            with ThreadPoolExecutor(self.processes) as pool:
+        with ThreadPoolExecutor(self.processes) as pool:
+            try:
                 failed = [job for job, rc in zip(waiting, pool.map(self._run, waiting), strict=True) if rc]
-        except BaseException:
-            for process in self._running:
-                process.terminate()
-            raise
+            except BaseException:
+                for process in list(self._running):
+                    process.terminate()
+                raise
         if failed:
             raise ContinualError(*(f"{job.name} failed; see {self._log(job)}" for job in failed))
 
@@ -251,6 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the processes it started end too
     try:
         main()
     except ContinualError as error:
