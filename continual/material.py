@@ -124,7 +124,6 @@ def gather(
     room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
     longest = min(room, recipe.training.max_length)
-    chunks = recipe.stream.chunks if recipe.stream is not None else 1
     samples, exams = {}, {}
     for name, task in tasks.items():
         test_rows = recipe.evaluate.limit
@@ -134,9 +133,9 @@ def gather(
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
         exams[name] = _exam(name, task, samples[name][recipe.evaluate.split], chat, room, recipe.training.max_length)
-    stream.bounds(
-        sum(len(splits["train"]) for splits in samples.values()), chunks
-    )  # an error before anything is written
+    if recipe.stream is not None:
+        # More chunks than rows are an error before anything is written.
+        stream.bounds(sum(len(splits["train"]) for splits in samples.values()), recipe.stream.chunks)
     beside = {}
     for name, task in (general or {}).items():
         asked = task.samples(recipe.evaluate.split, data_root=data_root, limit=recipe.evaluate.limit)
