@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from continual.curriculum import Splits
 from continual.evaluate import Exam, Result
 from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
 from continual.recipe import Recipe
+from continual.sample import Sample
 from continual.seeds import derive
 from continual.task import Task
 
@@ -31,6 +32,8 @@ class Material:
     samples: Splits
     """In the order of R's columns."""
     exams: Mapping[str, Exam]
+    exam_on: Callable[[str, Sequence[Sample]], Exam]
+    """The exam of a task on other samples than the test's."""
     batch_tokens: int
     """The most tokens in a batch that is decoded."""
     max_length: int
@@ -48,6 +51,11 @@ class Material:
     def sizes(self) -> dict[str, int]:
         """Training rows of each task."""
         return {task: len(splits["train"]) for task, splits in self.samples.items()}
+
+    @property
+    def delimiters(self) -> dict[str, str]:
+        """What stands before an answer of each task in the plain form."""
+        return {task: splits["train"][0].delimiter for task, splits in self.samples.items()}
 
     def base(self) -> Any:
         """The untaught model."""
@@ -88,6 +96,23 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
     chat = Chat(tokenizer, recipe.roles)
     room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
+
+    def exam_on(name: str, rows: Sequence[Sample]) -> Exam:
+        task = tasks[name]
+        # An answer may take half of what the model can see; the rest is for the question.
+        new_tokens = min(task.max_gen_toks, room // 2)
+        return evaluate.prepare(
+            name,
+            task.metric,
+            rows,
+            chat,
+            # A written sample of a task without a label set has no choices.
+            multiple_choice=task.output_type == "multiple_choice" and all(row.choices for row in rows),
+            max_new_tokens=new_tokens,
+            until=task.until,
+            max_length=min(room, recipe.training.max_length + new_tokens),
+        )
+
     samples, exams = {}, {}
     for name, task in tasks.items():
         test_rows = recipe.evaluate.limit
@@ -96,18 +121,7 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
             "dev": task.samples("dev", data_root=data_root, limit=test_rows),
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
-        # An answer may take half of what the model can see; the rest is for the question.
-        new_tokens = min(task.max_gen_toks, room // 2)
-        exams[name] = evaluate.prepare(
-            name,
-            task.metric,
-            samples[name][recipe.evaluate.split],
-            chat,
-            multiple_choice=task.output_type == "multiple_choice",
-            max_new_tokens=new_tokens,
-            until=task.until,
-            max_length=min(room, recipe.training.max_length + new_tokens),
-        )
+        exams[name] = exam_on(name, samples[name][recipe.evaluate.split])
     return Material(
         model_name=recipe.model_name_or_path,
         dtype=recipe.weights_dtype,
@@ -118,6 +132,7 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
         chat=chat,
         samples=samples,
         exams=exams,
+        exam_on=exam_on,
         batch_tokens=recipe.evaluate.batch_tokens,
         max_length=min(room, recipe.training.max_length),
         seed=seed,

@@ -41,6 +41,9 @@ class MethodPlugin(SupervisedPlugin):
         """What was rehearsed for the current task, one `methods.rehearsal.summary` for each earlier task."""
         return []
 
+    def skip(self, task: str) -> None:
+        """A task was taken back: the model does not know it, though its place in the order stays."""
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

@@ -58,6 +58,13 @@ class Record:
     ci: list[list[Interval | None]] = field(default_factory=list)
     cost: Cost = field(default_factory=Cost)
     rehearsed: list[dict[str, Any]] = field(default_factory=list)
+    guard: list[dict[str, Any]] = field(default_factory=list)
+    """What the guard saw after each task; see `breach.Decision`."""
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """The check at which the guard ended this run."""
+        return next((check for check in self.guard if check["action"] == "stop"), None)
 
     @property
     def path(self) -> Path:
@@ -68,13 +75,14 @@ class Record:
         saved = read_json(self.path)
         old = {task: column for column, task in enumerate(saved["tasks"])}
         self.rows, self.rehearsed, self.cost = saved["rows"], saved["rehearsed"], Cost(**saved["cost"])
+        self.guard = saved.get("guard", [])  # older runs have none
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
 
     def forget(self) -> None:
         """Begin anew: only the untaught base's row stays."""
         self.rows, self.R, self.ci, self.rehearsed = self.rows[:1], self.R[:1], self.ci[:1], []
-        self.cost = Cost()
+        self.guard, self.cost = [], Cost()
 
     def save(self) -> None:
         write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
@@ -90,6 +98,8 @@ class Record:
             "ci": self.ci,
             "cost": vars(self.cost),
             "rehearsed": self.rehearsed,
+            "guard": self.guard,
+            "stopped_by_guard": self.stopped,
         }
         write_json(self.path, content)
 
@@ -111,16 +121,31 @@ class Record:
             write_predictions(self.folder / "predictions" / f"{row}-{task}.jsonl", exams[task], result)
 
     def add_rehearsed(self, told: Sequence[dict[str, Any]]) -> None:
-        """Keep what was rehearsed before a task; of real rows, the most ever kept of a task counts."""
+        """Keep what was rehearsed before a task."""
         self.rehearsed += told
-        most_rows: dict[str, int] = {}
-        most_bytes: dict[str, int] = {}
+        if told:
+            self.count_real()
+
+    def add_check(self, check: dict[str, Any]) -> None:
+        """Keep what the guard saw after a task."""
+        self.guard.append(check)
+        self.cost.generated_tokens += check["generated_tokens"]
+        self.count_real()
+
+    def count_real(self) -> None:
+        """Real rows kept: of each task the most ever rehearsed, and the dev rows that the guard examined."""
+        most_rows: dict[tuple[str, str], int] = {}
+        most_bytes: dict[tuple[str, str], int] = {}
+
+        def see(kind: str, task: str, rows: int, size: int) -> None:
+            most_rows[kind, task] = max(most_rows.get((kind, task), 0), rows)
+            most_bytes[kind, task] = max(most_bytes.get((kind, task), 0), size)
+
         for entry in self.rehearsed:
-            task = entry["task"]
-            most_rows[task] = max(most_rows.get(task, 0), entry["real_rows"])
-            most_bytes[task] = max(most_bytes.get(task, 0), entry["real_bytes"])
-        if not told:
-            return
+            see("train", entry["task"], entry["real_rows"], entry["real_bytes"])
+        for check in self.guard:
+            for task, size in check["real_bytes"].items():
+                see("dev", task, check["examined"][task], size)
         self.cost.real_rows_kept, self.cost.stored_bytes = sum(most_rows.values()), sum(most_bytes.values())
 
     def put_base(self, scores: Sequence[float | None], intervals: Sequence[Interval | None]) -> None:

@@ -81,7 +81,7 @@ def rehearsing(
             max_length=material.max_length,
             labels=labels,
             choices=label_sets(material),
-            delimiters={task: splits["train"][0].delimiter for task, splits in material.samples.items()},
+            delimiters=material.delimiters,
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",
             once=rehearsal.when == "after_task",

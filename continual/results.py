@@ -38,7 +38,9 @@ def collect(run_dir: Path) -> dict[str, Any]:
             if have == needed:
                 finished[arm].append(run)
             else:
-                unfinished.append({"arm": arm, "run": run["run"], "rows": have, "of": needed})
+                stop = next((check for check in run["guard"] if check["action"] == "stop"), None)
+                told = {"stopped_by_guard": stop} if stop else {}
+                unfinished.append({"arm": arm, "run": run["run"], "rows": have, "of": needed, **told})
         absent = planned_runs(recipe, arm) - len(found)
         if absent > 0:
             unfinished.append({"arm": arm, "run": None, "not_begun": absent})
@@ -110,6 +112,7 @@ def _read_run(folder: Path) -> dict[str, Any]:
     stored = read_json(folder / "run.json")
     columns, after, R = read_matrix(folder / "R.csv")
     run = {key: stored[key] for key in ("teach", "seed", "set", "order", "ci", "cost", "rehearsed")}
+    run["guard"] = stored.get("guard", [])  # older runs have none
     return {"run": folder.name, **run, "columns": columns, "after": after, "R": R}
 
 

@@ -14,6 +14,7 @@ from pydantic import (
 )
 
 from continual.catalogue import METHODS, REFUSED
+from continual.guard_settings import Guard
 from continual.problems import Problem, did_you_mean, problems_error, problems_of
 from continual.rehearsal_settings import Rehearsal
 from continual.settings_base import Settings
@@ -192,6 +193,9 @@ class Arm(Settings):
     plugin: ForeignPlugin | None = None
     """A plugin of Avalanche's, or of one's own, by class."""
 
+    guard: Guard | None = None
+    """null: an arm may forget as much as it likes."""
+
     training: dict[str, Any] = Field(default_factory=dict)
     """What differs for this arm from the recipe's `training`."""
 
@@ -202,6 +206,20 @@ class Arm(Settings):
         if rehearsal is not None and teach == "multitask":
             raise ValueError(f"{teach} has no earlier tasks to rehearse; only teach: sequential has")
         return rehearsal
+
+    @field_validator("guard")
+    @classmethod
+    def _guards_a_sequence(cls, guard: Guard | None, info: ValidationInfo) -> Guard | None:
+        teach = info.data.get("teach", "sequential")
+        if guard is not None and teach != "sequential":
+            raise ValueError(f"{teach} has no earlier tasks to guard; only teach: sequential has")
+        return guard
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether real rows of earlier tasks are read again, so that no zero is claimed."""
+        stores = self.method is not None and METHODS[self.method].keeps_rows
+        return stores or self.rehearsal is None or self.rehearsal.writer == "real"
 
     def problems(self, training: Training) -> list[Problem]:
         """What is wrong with this arm's `training` on top of the recipe's."""

@@ -13,6 +13,7 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from continual.guard_settings import Guard
 from continual.pretrain import Corpus, PretrainSettings, Sizes, Vocabulary
 from continual.recipe import Recipe, load_recipe
 from continual.rehearsal_settings import Distill, Rehearsal
@@ -61,6 +62,7 @@ OF_RECIPE: dict[str, type[BaseModel]] = {
     "An arm": Arm,
     "rehearsal": Rehearsal,
     "distill": Distill,
+    "guard": Guard,
     "evaluate": Evaluate,
     "pretrain": PretrainSettings,
     "corpus": Corpus,

@@ -15,11 +15,11 @@ PACKAGE = Path(continual.__file__).parent
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
 errors deferred guard hub paths seeds sample problems words batch peak_memory plugin progress
-settings_base catalogue rehearsal_settings
+settings_base catalogue rehearsal_settings guard_settings
 chat correlation overlap statematch score forgetting runs
 yamlfile settings overrides wording taskfile rendering sources task recipe
 data crossentropy model sampling kvcache request stoptext fold decode evaluate rehearse curriculum learn methods
-states record checkpoint material rehearsing teach
+states record checkpoint material rehearsing breach teach
 arms results report card estimate plan execute
 vocabulary corpus pretrain show talk
 listing cli __main__

@@ -16,8 +16,8 @@ from continual.report.numbers import COSTS, figure, percent
 from continual.report.rehearsed import Batch, batches
 from continual.report.svg import Picture
 from continual.report.views import Row, View, colours, rows_of, views_of
-from continual.report.words import headline
-from continual.runs import read_json, write_text
+from continual.report.words import FOLLOWED, ending, headline
+from continual.runs import Run, read_json, write_text
 
 TABLE = ("acc", "forgetting", "bwt", "fwt", "learning_acc", "average_incremental_acc", "intransigence",
          "gap_to_multitask", "gap_to_specialists")  # fmt: skip
@@ -33,6 +33,8 @@ class ReportedRun:
     views: list[View]
     rehearsed: dict[str, list[tuple[str, list[Batch]]]]
     """What the first run of each rehearsing arm wrote: the batches before each new task."""
+    guarded: list[tuple[str, list[str], list[dict[str, Any]]]]
+    """Each run with a guard: its name, its tasks, and what was seen after each."""
     recipe: str
     versions: str
 
@@ -98,6 +100,7 @@ def _read(run_dirs: Sequence[Path]) -> list[ReportedRun]:
                 rows=rows,
                 views=views_of(document, rows) if rows else [],
                 rehearsed=_rehearsed(run_dir, document),
+                guarded=_guarded(run_dir),
                 recipe=(run_dir / "recipe.yaml").read_text(encoding="utf-8"),
                 versions=", ".join(f"{name} {version}" for name, version in versions.items()),
             )
@@ -112,6 +115,15 @@ def _rehearsed(run_dir: Path, document: dict[str, Any]) -> dict[str, list[tuple[
         if first["rehearsed"]:
             steps = groupby(batches(run_dir / "arms" / arm / first["run"], first), lambda batch: batch.before)
             found[arm] = [(before, list(together)) for before, together in steps]
+    return found
+
+
+def _guarded(run_dir: Path) -> list[tuple[str, list[str], list[dict[str, Any]]]]:
+    found = []
+    for folder in Run(run_dir).runs():
+        told = read_json(folder / "run.json")
+        if told.get("guard"):
+            found.append((f"{folder.parent.name} · {folder.name}", told["order"], told["guard"]))
     return found
 
 
@@ -145,6 +157,8 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         percent=percent,
         formula=_formula,
         headline=headline,
+        ending=ending,
+        FOLLOWED=FOLLOWED,
         heat_map=plots.heat_map,
         task_curve=curves.task_curve,
         key=curves.key,

@@ -10,7 +10,7 @@ from rich.text import Text
 
 from continual.report.numbers import COSTS, figure, percent
 from continual.report.views import ArmMatrix, colours, rows_of, views_of
-from continual.report.words import forgotten, headline, learned
+from continual.report.words import ending, forgotten, headline, learned
 
 COLUMNS = {
     "acc": "ACC",
@@ -53,7 +53,7 @@ def last_words(results: dict[str, Any], run_dir: Path, console: Console) -> None
             console.print(Text(f"  learned    {learned(first[row.label])}"), soft_wrap=True)
             console.print(Text(f"  forgotten  {forgotten(first[row.label])}"), soft_wrap=True)
     for entry in results["unfinished"]:
-        missing = f"{entry['not_begun']} not begun" if entry["run"] is None else f"{entry['run']} not finished"
+        missing = f"{entry['not_begun']} not begun" if entry["run"] is None else f"{entry['run']}: {ending(entry)}"
         console.print(Text.assemble((entry["arm"], "bold yellow"), f" {missing}"), soft_wrap=True)
     console.print()
     console.print(Text(f"page   {run_dir}/report.html"), soft_wrap=True)
