@@ -171,6 +171,34 @@ def report(
 
 
 @app.command()
+def check(
+    run: RunArgument,
+    max_forgetting: Annotated[float, typer.Option(help="How far a task may fall, 0.05 is five points.", min=0)] = 0.05,
+    arm: Annotated[str | None, typer.Option(help="Only this arm.", metavar="NAME")] = None,
+) -> None:
+    """Print what was forgotten of each task; exit code 1 if it is too much."""
+    from continual import verdict
+    from continual.listing import find_run
+
+    if not verdict.show(verdict.verdicts(find_run(run), arm), max_forgetting, _console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="The task after which it shall stand.", metavar="TASK")],
+    arm: Annotated[str | None, typer.Option(help="Only this arm.", metavar="NAME")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+) -> None:
+    """Go back to the state after a task; what came later is removed, and `run` would teach it again."""
+    from continual import rollback as rolling
+    from continual.listing import find_run
+
+    rolling.rollback(find_run(run), to, arm, seed, _console())
+
+
+@app.command()
 def ask(
     run: RunArgument,
     prompt: Annotated[str, typer.Argument(help="What to ask.")],

@@ -169,12 +169,10 @@ def _begin(
 
 
 def _finish(run: Run, manifest: dict[str, Any], console: Console) -> None:
-    from continual import card, report, results
+    from continual import report
+    from continual.publish import publish
 
-    collected = results.collect(run.path)
-    write_json(run.path / "results.json", collected)
-    write_text(run.path / "README.md", card.card(collected))
-    report.write([run.path], run.path / "report.html")
+    collected = publish(run.path)
     run.write_manifest({**manifest, "state": "finished"})
     report.tables(collected, console)
     report.last_words(collected, run.path, console)

@@ -184,8 +184,13 @@ def forgetting(R: Matrix) -> Cell:
     The maximum leaves out the base and the last row, so a task that still rises at the end counts below zero
     (other libraries put the last row into the maximum, and can never be negative).
     """
+    return _mean(forgotten(R))
+
+
+def forgotten(R: Matrix) -> list[Cell]:
+    """max_{l∈1..T−1} R[l][j] − R[T][j] for each task j < T: what `forgetting` is the mean of."""
     T = _steps(R)
-    return _mean([_minus(_max([R[k][j] for k in range(1, T)]), R[T][j]) for j in range(T - 1)])
+    return [_minus(_max([R[k][j] for k in range(1, T)]), R[T][j]) for j in range(T - 1)]
 
 
 def intransigence(R: Matrix, reference: Sequence[Cell]) -> Cell:

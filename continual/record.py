@@ -84,9 +84,10 @@ class Record:
         self.rows, self.R, self.ci, self.rehearsed = self.rows[:1], self.R[:1], self.ci[:1], []
         self.guard, self.cost = [], Cost()
 
-    def save(self) -> None:
-        write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
-        content = {
+    @property
+    def content(self) -> dict[str, Any]:
+        """What stands in `run.json`."""
+        return {
             "arm": self.arm,
             "teach": self.teach,
             "seed": self.seed,
@@ -101,7 +102,10 @@ class Record:
             "guard": self.guard,
             "stopped_by_guard": self.stopped,
         }
-        write_json(self.path, content)
+
+    def save(self) -> None:
+        write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
+        write_json(self.path, self.content)
 
     def missing(self, row: int) -> list[str]:
         """Tasks without a score in a row (all, if the row is not there yet)."""

@@ -20,12 +20,13 @@ chat correlation overlap statematch score forgetting runs
 yamlfile settings overrides wording taskfile rendering sources task recipe
 data crossentropy model sampling kvcache request stoptext fold decode evaluate rehearse curriculum learn methods
 states record checkpoint material rehearsing breach teach
-arms results report card estimate plan execute
+arms results report card publish estimate plan execute
+verdict rollback
 vocabulary corpus pretrain show talk
 listing cli __main__
 """.split()
 
-LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs".split()
+LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs verdict".split()
 """Modules that commands without a model need."""
 
 HEAVY = ("torch", "transformers", "peft", "avalanche", "datasets", "accelerate", "torchvision")
