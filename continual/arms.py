@@ -22,7 +22,8 @@ from continual.plugin import MethodPlugin, Stateful
 from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
-from continual.rehearse.teacher import Specialists
+from continual.rehearse.base import BASE, CUE, base_cue, kind_of
+from continual.rehearse.teacher import Specialists, weights_of
 from continual.rehearse.writer import ModelWriter
 from continual.rehearsing import cues_of, label_sets, rehearsing
 from continual.seeds import derive
@@ -43,12 +44,15 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
     arm, training = recipe.arms[name], recipe.training_of(name)
     own = {task: hyperparameters(recipe.training_of(name, task)) for task in record.order}
     cues = cues_of(arm.rehearsal, material) if arm.rehearsal is not None else None
+    base = kind_of(arm.rehearsal.rehearse_base, material.chat) if arm.rehearsal is not None else None
+    own_words = {CUE: base_cue(base, material.chat)} if base is not None else {}
     collate = Collate(
         material.chat.bos_ids,
-        cues.ids(material.chat) if cues is not None else {},
+        {**cues.ids(material.chat), **own_words} if cues is not None else {},
         material.chat.end_id,
         arm.rehearsal.passes if arm.rehearsal is not None else "one",
         cues.key if cues is not None else None,
+        frozenset(own_words) if base == "documents" else frozenset(),
     )
     teaching = Teaching(
         collate,
@@ -66,8 +70,11 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
     else:
         methods: list[MethodPlugin] = []
         if arm.rehearsal is not None and cues is not None:
-            asked = Specialists(specialists_folder(recipe, arm, record)) if arm.rehearsal.asks_specialists else None
-            methods += rehearsing(arm.rehearsal, cues, collate, material, record, asked, teller.say)
+            asked = None
+            if arm.rehearsal.asks_specialists:
+                untaught = {BASE: lambda: weights_of(material.student())}
+                asked = Specialists(specialists_folder(recipe, arm, record), untaught)
+            methods += rehearsing(arm.rehearsal, cues, collate, material, record, asked, base, teller.say)
         if arm.method is not None:
             methods.append(method(arm, collate, material, record, teller))
         others = [foreign(arm.plugin.class_, arm.plugin.args)] if arm.plugin is not None else []

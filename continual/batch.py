@@ -99,6 +99,7 @@ class Collate:
         bos_ids: stand before everything.
         cues: cue ids by key; empty where nothing is rehearsed.
         key_of: the key of a sample; by default its task's label.
+        documents: keys of rows that are plain text: all of it bears the sample loss, always and once.
         pad_id: any id; no loss and no attention ever falls on it.
         passes: ``one`` gives a cued row both losses. ``two`` writes each sample twice, as LAMOL's two forward
             passes: without cue and with answer loss, then with cue and with the sample loss.
@@ -109,6 +110,7 @@ class Collate:
     pad_id: int
     passes: Passes = "one"
     key_of: Callable[[Sample], int] | None = None
+    documents: frozenset[int] = frozenset()
 
     def keys(self, samples: Sequence[Sample], label: int) -> list[int]:
         """The cue key of each sample of a task."""
@@ -152,9 +154,12 @@ class Collate:
     def _written(self, row: Mapping[str, Any]) -> list[tuple[Sequence[int], Mapping[str, Any], bool, bool]]:
         """What stands before a row each time it is written, and whether it then bears answer and sample loss."""
         bare = (self.bos_ids, row, True, False)
-        if not row.get("cue"):
+        document = row["cue_key"] in self.documents
+        if not row.get("cue") and not document:
             return [bare]
         head = [*self.bos_ids, *self.cues[row["cue_key"]]]
+        if document:
+            return [(head, row, False, True)]
         if self.passes == "two":
             return [bare, (head, row, False, True)]
         return [(head, row, True, True)]

@@ -118,11 +118,13 @@ class Chat:
         self.tokenizer = tokenizer
         adds_bos = tokenizer.bos_token is not None and tokenizer("").input_ids[:1] == [tokenizer.bos_token_id]
         bos = tokenizer.bos_token if adds_bos else ""
+        self.templated = False
+        """Whether the form is that of the tokenizer's chat template."""
         self.form = plain_form(bos, tokenizer.eos_token) if roles != "none" else bare_form(bos, tokenizer.eos_token)
         if roles == "auto" and tokenizer.chat_template is not None:
             form = template_form(tokenizer, tokenizer.bos_token or "")
             if isinstance(form, Form):
-                self.form = form
+                self.form, self.templated = form, True
             else:
                 log.warning("the chat template is not used, the plain User:/AI: form is: %s", form)
         self.bos_ids = self._ids(self.form.bos)
@@ -183,9 +185,12 @@ class Chat:
         """A whole sample. What is too long loses its oldest turns, then the beginning of its last question.
 
         Args:
-            sample: a conversation that ends with the assistant.
+            sample: a conversation that ends with the assistant; or a document, which loses its end.
             max_length: the most tokens allowed after `bos_ids` and cue; an answer that alone is longer is cut.
         """
+        if sample.messages[0].role == "document":
+            ids = self._ids(sample.messages[0].content)
+            return Encoded(ids[:max_length], [0] * min(len(ids), max_length), len(ids) > max_length)
         pieces, truncated = self._fitted(sample.messages, sample.delimiter, max_length)
         ids = [i for piece, _ in pieces for i in piece]
         answer = [int(mine) for piece, mine in pieces for _ in piece]
@@ -210,6 +215,23 @@ class Chat:
     def opening_ids(self, words: str) -> list[int]:
         """The ids of a user's turn that begins with some words and is not yet ended."""
         return self._ids(self.form.user_head + words)
+
+    @property
+    def header_ids(self) -> list[int]:
+        """`bos_ids` and the mark after which a user's words begin."""
+        # A blank at its end would be the beginning of the first word.
+        return self.bos_ids + self._ids(self.form.user_head.rstrip(" "))
+
+    @property
+    def question_ends(self) -> tuple[str, ...]:
+        """Texts that end a user's words, where no stop token does."""
+        head = self.form.answer_head
+        return () if any(i in self.stop_ids for i in self._ids(head)) else (head.strip(),)
+
+    @property
+    def document_start(self) -> list[int]:
+        """What stands before a document: `bos_ids`, or, without any, the end of the document before."""
+        return self.bos_ids or [self.tokenizer.eos_token_id]
 
     def answer_ids(self, answer: str, delimiter: str = " ") -> list[int]:
         """The ids of an answer without its end, as `encode` writes them (for scoring choices)."""

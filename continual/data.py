@@ -179,6 +179,7 @@ class TokenBatches:
         self._bare = np.fromiter(dataset.row_length, np.int64, rows) + len(collate.bos_ids)
         cues = {key: len(ids) for key, ids in collate.cues.items()}
         self._cue = np.fromiter((cues.get(key, 0) for key in dataset.cue_key), np.int64, rows)
+        self._document = np.fromiter((key in collate.documents for key in dataset.cue_key), np.bool_, rows)
         # The number of steps is the same in every epoch, so that a schedule knows its end before the first
         # one.
         if rows_per_batch is not None:
@@ -200,7 +201,8 @@ class TokenBatches:
         """Tokens that each row takes, given how likely (or whether) it carries its cue, (rows,)."""
         if not self.collate.cues:
             return self._bare
-        second = self._bare if self.collate.passes == "two" else 0
+        cued = np.where(self._document, 1, cued)
+        second = np.where(self._document, 0, self._bare) if self.collate.passes == "two" else 0
         return self._bare + cued * (self._cue + second)
 
     def _epoch_steps(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:

@@ -142,7 +142,7 @@ def machine_speed(seconds: float = 0.3) -> float:
 
 def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize) -> ArmCost:
     """The work of one run of an arm, taken as accepted what is written at the first try."""
-    from continual.rehearse.budget import quotas
+    from continual.rehearse.budget import base_quota, quotas
 
     total = ArmCost(flops_per_train_token=4 if recipe.adapter else 6)
     teach, rehearsal = recipe.arms[arm].teach, recipe.arms[arm].rehearsal
@@ -157,11 +157,15 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
         if rehearsal and rehearsal.writer == "model":
             total.written += sum(stage[task] for task in old)
             total.written_tokens += round(sum(stage[task] * sizes[task].tokens for task in old))
+    own = base_quota(rehearsal, order[0].train) if rehearsal and rehearsal.rehearse_base else 0
+    longest = min(recipe.training.max_length, base.positions)  # how long its own samples get is not known
+    total.written += own
+    total.written_tokens += own * longest
     if teach == "multitask":
         stages, trainings = [used], [recipe.training_of(arm)]
     for stage, training in zip(stages, trainings, strict=True):
-        rows = sum(stage.values())
-        tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in stage.items())
+        rows = sum(stage.values()) + own
+        tokens = _rows_a_sample(rehearsal) * sum(n * sizes[task].tokens for task, n in stage.items()) + own * longest
         total.train_tokens += round(tokens * training.num_train_epochs)
         total.steps += training.num_train_epochs * _steps(training, rows, tokens)
     # Arms without a sequence are measured once, at their end.

@@ -24,6 +24,10 @@ METHODS = {
         "the model writes samples of earlier tasks and learns them again",
     ),
     "lamol": ("rehearsal: {preset: lamol}", "the same with the mechanics of the paper (arXiv 1909.03329)"),
+    "base rehearsal": (
+        "rehearsal: {rehearse_base: true}",
+        "what the untaught model could do is rehearsed too, in its own words (after Magpie, arXiv 2406.08464)",
+    ),
     "real replay": ("rehearsal: {writer: real}", "the same budget, drawn from stored real rows"),
     "specialists": ("teach: specialists", "one adapter for each task, from the untaught base"),
     "multitask": ("teach: multitask", "all tasks at once: the upper bound"),

@@ -58,6 +58,13 @@ class Rehearsal(Settings):
     """old_task: ratio × rows of each old task; new_task: ratio × rows of the new one, shared by the old; surprise:
     half of old_task's sum goes where the loss has risen most."""
 
+    rehearse_base: bool | Literal["chat", "documents"] = False
+    """What the untaught model could do is rehearsed too, in its own words, from the first task on. true: conversations
+    where it has a chat template, else documents."""
+
+    base_samples: int | None = Field(None, ge=1)
+    """Samples of the untaught model; null: as many as `samples` or `ratio` give for the first task."""
+
     share: float | None = Field(None, gt=0, lt=1)
     """Share of rehearsed rows in what is learned, by repeating or leaving out; null: each row once."""
 

@@ -7,13 +7,17 @@ from collections.abc import Callable, Mapping, Sequence
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.curriculum import labels_of
+from continual.data import room
+from continual.errors import ContinualError
 from continual.material import Material
+from continual.methods.base import BasePlugin
 from continual.methods.distill import DistillPlugin
 from continual.methods.rehearsal import RehearsalPlugin
 from continual.plugin import MethodPlugin
 from continual.record import Record
 from continual.rehearsal_settings import Rehearsal
-from continual.rehearse.budget import quotas
+from continual.rehearse.base import BASE, BaseWriter, Kind
+from continual.rehearse.budget import base_quota, quotas
 from continual.rehearse.cues import Cues
 from continual.rehearse.frame import Frame, frame_of
 from continual.rehearse.surprise import answer_loss
@@ -47,12 +51,17 @@ def rehearsing(
     material: Material,
     record: Record,
     specialists: Teachers | None,
+    base: Kind | None,
     say: Callable[[str], None],
 ) -> list[MethodPlugin]:
     """The plugins for an arm's `rehearsal`.
 
     Args:
         specialists: of the arm that they are asked of; None where nothing asks them.
+        base: what is rehearsed of the untaught model, if anything is.
+
+    Raises:
+        ContinualError: documents would bear no loss.
     """
     sizes, chat, labels = material.sizes, material.chat, labels_of(material.samples)
     writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
@@ -90,9 +99,27 @@ def rehearsing(
             say=say,
         )
     ]
+    base_label = len(labels)
+    if base is not None:
+        if base == "documents" and not rehearsal.lm_lambda:
+            raise ContinualError("rehearse_base: documents bear the sample loss alone, and lm_lambda is 0")
+        space = room(material.max_length, collate)
+        base_writer = BaseWriter(chat, base, space, rehearsal.top_up, rehearsal.max_tries, material.batch_tokens)
+        plugins.append(
+            BasePlugin(
+                order=record.order,
+                writer=base_writer,
+                wanted=base_quota(rehearsal, sizes[record.order[0]]),
+                path=record.folder / "rehearsed" / f"0-{BASE}.jsonl",
+                label=base_label,
+                collate=collate,
+                seed=derive(material.seed, "base"),
+                say=say,
+            )
+        )
     if rehearsal.distill is not None:
         asked = specialists if rehearsal.distill.teacher == "specialist" else None
-        numbers = {number: task for task, number in labels.items()}
+        numbers = {base_label: BASE, **{number: task for task, number in labels.items()}}
         distill = rehearsal.distill
         plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers))
     return plugins

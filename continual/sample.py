@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["system", "user", "assistant"]
+Role = Literal["system", "user", "assistant", "document"]
+"""A document is text by itself, with every mark in it, and the only message of its sample."""
 
 
 @dataclass(frozen=True)

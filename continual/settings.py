@@ -205,6 +205,8 @@ class Arm(Settings):
         teach = info.data.get("teach", "sequential")
         if rehearsal is not None and teach == "multitask":
             raise ValueError(f"{teach} has no earlier tasks to rehearse; only teach: sequential has")
+        if rehearsal is not None and rehearsal.rehearse_base and teach != "sequential":
+            raise ValueError(f"rehearse_base: {teach} keep nothing from task to task; only teach: sequential does")
         return rehearsal
 
     @field_validator("guard")

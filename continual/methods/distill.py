@@ -64,9 +64,9 @@ class DistillPlugin(LossPlugin, MethodPlugin):
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # A checkpoint inside the task is laid over the model later, in `before_training_exp`.
-        first = strategy.experience.current_experience == 0
-        strategy.tutor = None if first else self
-        self._before = weights_of(strategy.lm) if not first and isinstance(self.teachers, Newest) else None
+        rehearses = 1 in strategy.adapted_dataset.rehearsed.uniques
+        strategy.tutor = self if rehearses else None
+        self._before = weights_of(strategy.lm) if rehearses and isinstance(self.teachers, Newest) else None
 
     def guide(self, model: CausalLM, x: LMBatch) -> Taught | None:
         """What the teachers say about the rehearsed rows of a micro-batch; None if there are none."""

@@ -46,6 +46,13 @@ def summary(before: str, task: str, wanted: int, samples: Sequence[text.Written]
     }
 
 
+def told_in_words(told: Mapping[str, Any]) -> str:
+    """A `summary` in one line."""
+    rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
+    why = f" (rejected: {rejected})" if rejected else ""
+    return f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}{why}[/dim]"
+
+
 @dataclass(eq=False)
 class RehearsalPlugin(LossPlugin, MethodPlugin):
     """Adds rehearsed samples of all earlier tasks to the data of the current one.
@@ -168,11 +175,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
 
     def _tell(self, told: dict[str, Any]) -> None:
         self._told.append(told)
-        rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
-        self.say(
-            f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}"
-            f"{f' (rejected: {rejected})' if rejected else ''}[/dim]"
-        )
+        self.say(told_in_words(told))
 
     def skip(self, task: str) -> None:
         self._skipped.add(task)

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Literal
 
+from continual.rehearsal_settings import Rehearsal
+
 Budget = Literal["old_task", "new_task", "surprise"]
 
 
@@ -49,3 +51,12 @@ def _by_surprise(equal: Mapping[str, int], surprise: Mapping[str, float]) -> dic
         return dict(equal)
     free = sum(equal.values()) / 2
     return {task: math.ceil(number / 2 + free * shares[task] / total) for task, number in equal.items()}
+
+
+def base_quota(rehearsal: Rehearsal, first: int) -> int:
+    """The number of samples to rehearse of the untaught model.
+
+    Args:
+        first: training rows of the first task. Later ones have no part in it: they may not be known yet.
+    """
+    return rehearsal.base_samples or rehearsal.samples or math.ceil(rehearsal.ratio * first)

@@ -6,7 +6,7 @@ the student's.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -59,15 +59,17 @@ class Specialists:
 
     Args:
         folder: of that arm's run; holds ``specialists/<task>``.
+        others: teachers of what has no specialist, by its name.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, others: Mapping[str, Callable[[], Weights]]) -> None:
+        self.folder, self.others = folder, others
         self._known: dict[str, Weights] = {}
 
     def of(self, model: Any, task: str) -> Weights | None:
         if task not in self._known:
-            self._known[task] = adapter_weights(model, self.folder / "specialists" / task)
+            other = self.others.get(task)
+            self._known[task] = other() if other else adapter_weights(model, self.folder / "specialists" / task)
         return self._known[task]
 
 

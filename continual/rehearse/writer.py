@@ -69,7 +69,7 @@ class ModelWriter:
     def write(
         self, model: Any, wanted: Mapping[str, int], seed: int, earlier: Mapping[str, Sequence[Written]] | None = None
     ) -> dict[str, list[Written]]:
-        drafts = {t: _Drafts(Page(t, self.labels[t], self.frames), n, self.checks) for t, n in wanted.items()}
+        drafts = {t: Drafts(Page(t, self.labels[t], self.frames), n, self.checks) for t, n in wanted.items()}
         seeds = {task: self._beginnings((earlier or {}).get(task, ())) for task in wanted}
         # All tasks in one batch: with many of them, each one's share alone would be too few to decode well.
         while draws := [(t, n) for t, page in drafts.items() for n in page.next_draws(self.top_up, self.max_tries)]:
@@ -170,7 +170,7 @@ def _by_teacher(teachers: Teachers, model: Any, items: Sequence[Item]) -> list[t
 
 
 @dataclass
-class _Drafts:
+class Drafts:
     """What has been written of one task so far."""
 
     page: Page

@@ -54,7 +54,8 @@ def batches(folder: Path, run: dict[str, Any]) -> list[Batch]:
     found = []
     for entry in run["rehearsed"]:
         files = waiting.get(entry["task"], [])
-        samples = _read(files.pop(0)) if files else []
+        # Text that was written once stands for every entry.
+        samples = _read(files.pop(0) if len(files) > 1 else files[0]) if files else []
         found.append(Batch(samples=samples, **{key: entry[key] for key in _COUNTS}))
     return found
 
