@@ -25,7 +25,7 @@ from continual.record import Record
 from continual.rehearse.base import BASE, CUE, base_cue, kind_of
 from continual.rehearse.teacher import Specialists, weights_of
 from continual.rehearse.writer import ModelWriter
-from continual.rehearsing import cues_of, label_sets, rehearsing
+from continual.rehearsing import cues_of, rehearsing
 from continual.seeds import derive
 from continual.settings import Arm, Training
 from continual.teach import Teaching, multitask, sequential, specialists
@@ -115,7 +115,7 @@ def watching(arm: Arm, material: Material, record: Record, methods: Sequence[Met
         material=material,
         writer=None if arm.keeps_rows else written[0],
         samples=arm.guard.samples,
-        choices=label_sets(material),
+        choices=material.label_sets,
         seed=derive(material.seed, "guard"),
     )
 

@@ -117,6 +117,10 @@ def look_at_tasks(
     sizes: dict[str, TaskSize] = {}
     missing: list[str] = []
     for entry in recipe.curriculum:
+        if entry.remembered is not None:
+            rows = entry.remembered.rows
+            sizes[entry.task] = TaskSize(entry.task, rows, rows, 0, 0, 0.0, 0.0)
+            continue
         try:
             sizes[entry.task] = _look_at_task(recipe, entry.task, base, data_root, folders)
         except ContinualError as error:

@@ -50,12 +50,13 @@ def run(
     run = Run(Path(recipe.output_dir))
     _check_place(run, fresh)
     planned = expand(recipe)
-    tasks = {name: find_task(name, task_folders) for name in recipe.tasks}
+    tasks = {name: find_task(name, task_folders) for name in recipe.measured}
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
     materials = _Materials(tasks, data_root)
-    fingerprints = materials.of(planned[0]).fingerprints
+    first = materials.of(planned[0])
+    fingerprints = first.fingerprints
     if old is not None:
         _check_data(run, old, fingerprints)
     with _writing(run.path), run.locked():
@@ -63,7 +64,7 @@ def run(
             run.remove()
         elif old is not None:
             _drop_joint_runs(run, recipe)
-        manifest = _begin(run, recipe, tasks, fingerprints, old, teller)
+        manifest = _begin(run, recipe, tasks, first, old, teller)
         for plan in planned:
             record = _record(run, plan, recipe)
             if any(record.missing(row) for row in range(_rows(record))):
@@ -102,7 +103,7 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
         seed=plan.seed,
         set={key: value for key, value in plan.set.items() if key != "curriculum"},
         order=list(plan.order),
-        tasks=list(recipe.tasks),
+        tasks=list(recipe.measured),
     )
     if record.teach == "multitask":
         record.cost.real_rows_kept = None
@@ -116,12 +117,12 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     if record.R and not record.missing(0):
         return
     asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
-    asked += [recipe.evaluate.limit, recipe.evaluate.split]
+    asked += [recipe.evaluate.limit, recipe.evaluate.split, *([recipe.start] if recipe.start is not None else [])]
     path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
     missing = [task for task in record.tasks if task not in known]
     if missing:
-        results = material.examine(material.base(), missing)
+        results = material.examine(material.untaught(), missing)
         known |= {task: {"score": r.score, "ci": r.interval} for task, r in results.items()}
         write_json(path, known)
         shown = "  ".join(f"{task} {result.score:.0%}" for task, result in results.items())
@@ -134,7 +135,7 @@ def _begin(
     run: Run,
     recipe: Recipe,
     tasks: Mapping[str, Task],
-    fingerprints: dict[str, str],
+    material: Material,
     old: dict[str, Any] | None,
     teller: Teller,
 ) -> dict[str, Any]:
@@ -151,6 +152,7 @@ def _begin(
                     f"[yellow]mind:[/yellow] this run began with {package} {old['versions'].get(package)}, "
                     f"now it is {installed}: its last digits may differ"
                 )
+    knowledge = material.knowledge
     manifest = {
         "schema": 1,
         "name": recipe.name,
@@ -159,8 +161,13 @@ def _begin(
         "versions": versions,
         "threads": torch.get_num_threads(),
         "metrics": {name: task.metric for name, task in tasks.items()},
-        "labels": {name: task.labels for name, task in tasks.items()},
-        "data": fingerprints,
+        "labels": {
+            **{name: known.labels for name, known in knowledge.items()},
+            **{name: task.labels for name, task in tasks.items()},
+        },
+        "data": material.fingerprints,
+        "remembered": {name: known.model_dump(mode="json") for name, known in knowledge.items()},
+        "taught_from": old.get("taught_from") if old is not None else None,
         "state": "running",
     }
     write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
@@ -190,7 +197,8 @@ def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
     """
     import yaml
 
-    before = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    # Through Recipe, for an older run's file does not name the settings that have come since.
+    before = Recipe.model_validate(yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))).resolved()
     now = recipe.resolved()
     grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])]
     differing = [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,9 @@ from continual.curriculum import Splits
 from continual.evaluate import Exam, Result
 from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
 from continual.recipe import Recipe
-from continual.sample import Sample
+from continual.rehearse.frame import Frame, frame_of
+from continual.remembered import Remembered
+from continual.sample import Sample, label_set
 from continual.seeds import derive
 from continual.task import Task
 
@@ -31,6 +34,8 @@ class Material:
     chat: Chat
     samples: Splits
     """In the order of R's columns."""
+    remembered: Mapping[str, Remembered]
+    """The tasks that are known without their data, whose samples are empty."""
     exams: Mapping[str, Exam]
     exam_on: Callable[[str, Sequence[Sample]], Exam]
     """The exam of a task on other samples than the test's."""
@@ -38,6 +43,8 @@ class Material:
     """The most tokens in a batch that is decoded."""
     max_length: int
     seed: int
+    start: Path | None = None
+    """An adapter that every student begins with."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -45,24 +52,62 @@ class Material:
         return {
             task: hashlib.sha256(repr([splits[s] for s in sorted(splits)]).encode()).hexdigest()[:16]
             for task, splits in self.samples.items()
+            if task not in self.remembered
         }
+
+    def known(self, task: str) -> Remembered:
+        """What is to be remembered of a task for the day on which its data is gone."""
+        if task in self.remembered:
+            return self.remembered[task]
+        train, exam = self.samples[task]["train"], self.exams[task]
+        frame = frame_of(train)
+        return Remembered(
+            rows=len(train),
+            labels=label_set(train),
+            delimiter=train[0].delimiter,
+            before=frame.before,
+            after=frame.after,
+            metric=exam.metric,
+            multiple_choice=exam.choices is not None,
+            max_gen_toks=exam.max_new_tokens,
+            until=exam.until,
+        )
+
+    @cached_property
+    def knowledge(self) -> dict[str, Remembered]:
+        """`known`, of every task."""
+        return {task: self.known(task) for task in self.samples}
 
     @property
     def sizes(self) -> dict[str, int]:
         """Training rows of each task."""
-        return {task: len(splits["train"]) for task, splits in self.samples.items()}
+        return {task: known.rows for task, known in self.knowledge.items()}
+
+    @property
+    def label_sets(self) -> dict[str, tuple[str, ...]]:
+        """The label set of each task; empty where each row has its own."""
+        return {task: known.labels for task, known in self.knowledge.items()}
 
     @property
     def delimiters(self) -> dict[str, str]:
         """What stands before an answer of each task in the plain form."""
-        return {task: splits["train"][0].delimiter for task, splits in self.samples.items()}
+        return {task: known.delimiter for task, known in self.knowledge.items()}
+
+    @property
+    def frames(self) -> dict[str, Frame]:
+        """What all prompts of each task begin and end with."""
+        return {task: Frame(known.before, known.after) for task, known in self.knowledge.items()}
 
     def base(self) -> Any:
         """The untaught model."""
         return load_model(self.model_name, self.dtype, self.trust_remote_code)
 
+    def untaught(self) -> Any:
+        """The model before anything is taught here: the base, with the adapter that it begins with."""
+        return self.base() if self.start is None else load_adapter(self.base(), self.start)
+
     def student(self, *names: str) -> Any:
-        """A model to teach: the base, with a fresh adapter if the recipe has one.
+        """A model to teach: the base, with an adapter if the recipe has one, fresh or the one to begin with.
 
         Args:
             names: tell apart the adapters of one run; the same names give the same initial weights in every
@@ -70,6 +115,8 @@ class Material:
         """
         if self.adapter is None:
             return self.base()
+        if self.start is not None:
+            return load_adapter(self.base(), self.start, trainable=True)
         return add_adapter(self.base(), self.adapter, derive(self.seed, "adapter", *names))
 
     def saved(self, folder: Path, trainable: bool = False) -> Any:
@@ -87,7 +134,7 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
     """Read everything a run needs.
 
     Args:
-        tasks: in the order of R's columns.
+        tasks: those whose data is there.
 
     Raises:
         ContinualError: the model or the data of a task cannot be had.
@@ -97,24 +144,31 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
     room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
 
-    def exam_on(name: str, rows: Sequence[Sample]) -> Exam:
-        task = tasks[name]
+    def exam_on(name: str, asked: Sequence[Sample]) -> Exam:
+        how = questions[name]
         # An answer may take half of what the model can see; the rest is for the question.
-        new_tokens = min(task.max_gen_toks, room // 2)
+        new_tokens = min(how.max_gen_toks, room // 2)
         return evaluate.prepare(
             name,
-            task.metric,
-            rows,
+            how.metric,
+            asked,
             chat,
             # A written sample of a task without a label set has no choices.
-            multiple_choice=task.output_type == "multiple_choice" and all(row.choices for row in rows),
+            multiple_choice=how.multiple_choice and all(sample.choices for sample in asked),
             max_new_tokens=new_tokens,
-            until=task.until,
+            until=how.until,
             max_length=min(room, recipe.training.max_length + new_tokens),
         )
 
-    samples, exams = {}, {}
-    for name, task in tasks.items():
+    remembered = {entry.task: entry.remembered for entry in recipe.curriculum if entry.remembered is not None}
+    questions: dict[str, Task | Remembered] = {**tasks, **remembered}
+    samples: dict[str, dict[str, list[Sample]]] = {}
+    exams = {}
+    for name in (entry.task for entry in recipe.curriculum):
+        if name in remembered:
+            samples[name] = {"train": [], "dev": [], "test": []}
+            continue
+        task = tasks[name]
         test_rows = recipe.evaluate.limit
         samples[name] = {
             "train": task.samples("train", seed=derive(seed, "wording"), data_root=data_root, limit=rows[name]),
@@ -131,9 +185,11 @@ def gather(recipe: Recipe, tasks: Mapping[str, Task], seed: int, data_root: Path
         else None,
         chat=chat,
         samples=samples,
+        remembered=remembered,
         exams=exams,
         exam_on=exam_on,
         batch_tokens=recipe.evaluate.batch_tokens,
         max_length=min(room, recipe.training.max_length),
         seed=seed,
+        start=Path(recipe.start) if recipe.start is not None else None,
     )

@@ -19,29 +19,17 @@ from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.base import BASE, BaseWriter, Kind
 from continual.rehearse.budget import base_quota, quotas
 from continual.rehearse.cues import Cues
-from continual.rehearse.frame import Frame, frame_of
+from continual.rehearse.frame import Frame
 from continual.rehearse.surprise import answer_loss
 from continual.rehearse.teacher import Newest, Teachers
 from continual.rehearse.writer import ModelWriter, RealWriter, Writer
-from continual.sample import Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
 
 
 def cues_of(rehearsal: Rehearsal, material: Material) -> Cues:
     """The cues of every task."""
-    return Cues(rehearsal.cue, labels_of(material.samples), label_sets(material))
-
-
-def label_sets(material: Material) -> dict[str, tuple[str, ...]]:
-    """The label set of each task."""
-    return {task: label_set(splits["train"]) for task, splits in material.samples.items()}
-
-
-def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """The choices that all rows share; empty where each row has its own."""
-    first = samples[0].choices
-    return first if all(sample.choices == first for sample in samples) else ()
+    return Cues(rehearsal.cue, labels_of(material.samples), material.label_sets)
 
 
 def rehearsing(
@@ -66,12 +54,12 @@ def rehearsing(
     sizes, chat, labels = material.sizes, material.chat, labels_of(material.samples)
     writer: Writer = RealWriter({task: splits["train"] for task, splits in material.samples.items()}, material.seed)
     if rehearsal.writer != "real":
-        frames = {task: frame_of(splits["train"]) for task, splits in material.samples.items()}
+        frames = material.frames
         writer = model_writer(
             rehearsal,
             chat,
             cues.texts,
-            label_sets(material),
+            material.label_sets,
             frames,
             material.max_length,
             material.batch_tokens,
@@ -89,7 +77,7 @@ def rehearsing(
             collate=collate,
             max_length=material.max_length,
             labels=labels,
-            choices=label_sets(material),
+            choices=material.label_sets,
             delimiters=material.delimiters,
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",

@@ -17,6 +17,7 @@ from continual.catalogue import METHODS, REFUSED
 from continual.guard_settings import Guard
 from continual.problems import Problem, did_you_mean, problems_error, problems_of
 from continual.rehearsal_settings import Rehearsal
+from continual.remembered import Remembered
 from continual.settings_base import Settings
 
 SHARED = ("max_length", "max_samples", "bf16")
@@ -34,6 +35,9 @@ class CurriculumEntry(Settings):
 
     num_train_epochs: int | None = Field(None, ge=1)
     """Instead of `training.num_train_epochs`."""
+
+    remembered: Remembered | None = None
+    """The data is gone: the task was learned before, is rehearsed, and is neither taught nor measured."""
 
 
 class Adapter(Settings):

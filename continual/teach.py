@@ -22,6 +22,7 @@ from continual.batch import Collate
 from continual.breach import Decision, Guardian
 from continual.checkpoint import CheckpointPlugin
 from continual.curriculum import benchmark, joint
+from continual.errors import ContinualError
 from continual.learn import CausalLMTemplate, Hyperparameters
 from continual.material import Material
 from continual.model import CausalLM, checkpoint_activations
@@ -98,6 +99,8 @@ def sequential(
         folder = after / str(number)
         decision = guardian.decided(number) if guardian is not None else None
         if number > done and decision is None:
+            if task in material.remembered:
+                raise ContinualError(f"{task}: its data is gone, and the model that had learned it is not here")
             pupil.learn(lessons[number - 1], f"{number}/{len(order)} {task}", folder)
         if guardian is not None and decision is None and number >= done:
             decision = guardian.decide(number, pupil.strategy.lm, read_json(folder / TRAINED))

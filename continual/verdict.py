@@ -10,7 +10,8 @@ from continual.errors import ContinualError
 from continual.forgetting import Cell, forgotten, in_order
 from continual.problems import did_you_mean
 from continual.report.numbers import percent
-from continual.runs import Run, read_json, read_matrix
+from continual.results import read_run
+from continual.runs import Run, read_json
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -76,15 +77,15 @@ def _in_sequence(folder: Path) -> bool:
 
 
 def _verdict(folder: Path) -> Verdict:
-    told = read_json(folder / "run.json")
-    tasks, rows, R = read_matrix(folder / "R.csv")
-    taught = told["order"][: len(rows) - 1]
-    taken_back = {check["after"] for check in told.get("guard", []) if check["action"] == "rollback"}
-    lost = dict(zip(taught[:-1], forgotten(in_order(R, tasks, taught)), strict=True)) if taught else {}
+    run = read_run(folder)
+    taught = run["order"][: len(run["R"]) - 1]
+    taken_back = {check["after"] for check in run["guard"] if check["action"] == "rollback"}
+    R = in_order(run["R"], run["columns"], taught)
+    lost = dict(zip(taught[:-1], forgotten(R), strict=True)) if taught else {}
     return Verdict(
         arm=folder.parent.name,
         run=folder.name,
         taught=taught,
-        planned=len(told["order"]),
+        planned=len(run["order"]),
         lost={task: value for task, value in lost.items() if task not in taken_back},
     )

@@ -17,6 +17,7 @@ from continual.guard_settings import Guard
 from continual.pretrain import Corpus, PretrainSettings, Sizes, Vocabulary
 from continual.recipe import Recipe, load_recipe
 from continual.rehearsal_settings import Distill, Rehearsal
+from continual.remembered import Remembered
 from continual.score import METRICS
 from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Training
 from continual.task import list_tasks, read_task
@@ -63,6 +64,7 @@ OF_RECIPE: dict[str, type[BaseModel]] = {
     "rehearsal": Rehearsal,
     "distill": Distill,
     "guard": Guard,
+    "remembered": Remembered,
     "evaluate": Evaluate,
     "pretrain": PretrainSettings,
     "corpus": Corpus,

@@ -15,7 +15,7 @@ PACKAGE = Path(continual.__file__).parent
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
 errors deferred guard hub paths seeds sample problems words batch peak_memory plugin progress
-settings_base catalogue rehearsal_settings guard_settings
+settings_base catalogue rehearsal_settings guard_settings remembered
 chat correlation overlap statematch score forgetting runs
 yamlfile settings overrides wording taskfile rendering sources task recipe
 data crossentropy model sampling kvcache request stoptext fold decode evaluate rehearse curriculum learn methods
@@ -23,7 +23,7 @@ states record checkpoint material rehearsing breach teach
 arms results report card publish estimate plan execute
 verdict rollback
 vocabulary corpus pretrain show talk
-listing cli __main__
+listing skill cli __main__
 """.split()
 
 LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs verdict".split()
