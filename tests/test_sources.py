@@ -67,10 +67,10 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "data"),
     [
         ("test.jsonl", lines(ROWS)),
-        ("test.jsonl.gz", gzip.compress(lines(ROWS))),
+        ("test.jsonl.gz", gzip.compress(lines(ROWS), mtime=0)),
         ("test.json", json.dumps(ROWS).encode()),
         ("test.csv", table(ROWS)),
-        ("test.csv.gz", gzip.compress(table(ROWS))),
+        ("test.csv.gz", gzip.compress(table(ROWS), mtime=0)),
         ("test.parquet", parquet(ROWS)),
     ],
 )
