@@ -198,3 +198,37 @@ def test_rollback_is_refused_where_a_plugin_has_no_state(world: Path) -> None:
     plugin = {"class": "test_guard:Stateless"}
     with pytest.raises(ContinualError, match=r"arms.guarded.guard.on_breach: rollback needs plugins.*Stateless has"):
         teach(world, arms={"guarded": arm("rollback", plugin=plugin)}, training=TRAINING)
+
+
+def test_a_model_that_was_given_up_sets_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dataclasses import asdict
+    from types import SimpleNamespace
+
+    from continual.runs import write_json
+
+    scores = {"a": 0.5, "b": 0.75, "d": 1.0}
+    monkeypatch.setattr(
+        breach.Guardian, "_rows", lambda self, learnt, number, model: ({t: ["row"] for t in learnt}, 0)
+    )
+    monkeypatch.setattr(breach.Guardian, "_score", lambda self, task, samples, model: scores[task])
+    guardian = breach.Guardian(
+        order=["a", "b", "c", "d"],
+        folder=tmp_path,
+        limit=0.1,
+        on_breach="stop",
+        material=SimpleNamespace(),  # type: ignore[arg-type]
+        writer=SimpleNamespace(),  # type: ignore[arg-type]
+        samples=1,
+        choices={},
+        seed=0,
+    )
+    before = [
+        Decision("a", 0.1, "written", {}, {"a": 0.5}, {}, "none"),
+        Decision("b", 0.1, "written", {}, {"a": 0.5, "b": 0.75}, {"a": 0.0}, "none"),
+        Decision("c", 0.1, "written", {}, {"a": 1.0, "b": 0.0, "c": 1.0}, {"a": -0.5, "b": 0.75}, "rollback"),
+    ]
+    for number, decision in enumerate(before, start=1):
+        write_json(tmp_path / f"{number}.json", asdict(decision))
+    decision = guardian.decide(4, None, {})
+    assert decision.forgotten == {"a": 0.0, "b": 0.0} and decision.action == "none"
+    assert list(decision.scores) == ["a", "b", "d"] and guardian.decided(4) == decision
