@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from continual.batch import Collate
+from continual.breach import Guardian
 from continual.catalogue import METHODS
 from continual.curriculum import labels_of
+from continual.errors import ContinualError
 from continual.learn import Hyperparameters
 from continual.material import Material
 from continual.methods.foreign import foreign
 from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson
+from continual.methods.rehearsal import RehearsalPlugin
 from continual.methods.restart import RestartPlugin
 from continual.overrides import run_name
-from continual.plugin import MethodPlugin
+from continual.plugin import MethodPlugin, Stateful
 from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
 from continual.rehearse.base import BASE, CUE, base_cue, kind_of
 from continual.rehearse.teacher import Specialists, weights_of
+from continual.rehearse.writer import ModelWriter
 from continual.rehearsing import cues_of, rehearsing
 from continual.seeds import derive
 from continual.settings import Arm, Training
@@ -87,7 +92,10 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         others = [foreign(arm.plugin.class_, arm.plugin.args)] if arm.plugin is not None else []
         assert recipe.keep is not None
         each = [own[t] for t in record.order] if chunks is None else [hyperparameters(training)] * chunks
-        sequential(taught, record, each, teaching, teller, methods, recipe.keep, others)
+        guardian = watching(arm, material, record, methods) if arm.guard is not None else None
+        if arm.guard is not None and arm.guard.on_breach == "rollback":
+            _check_state(name, arm, others)
+        sequential(taught, record, each, teaching, teller, methods, recipe.keep, others, guardian)
 
 
 def check_plugins(recipe: Recipe) -> None:
@@ -114,6 +122,41 @@ def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
     # Specialists have no order, and what is swept of this arm is not swept of theirs.
     shared = {key: value for key, value in record.set.items() if not key.startswith("arms.")}
     return record.folder.parent.parent / chosen / run_name(record.seed, shared)
+
+
+def watching(arm: Arm, material: Material, record: Record, methods: Sequence[MethodPlugin]) -> Guardian:
+    """The guardian for an arm's `guard`.
+
+    An arm that keeps no real row has a writer. It writes what the guard examines, with the model's greedy answers.
+    """
+    assert arm.guard is not None
+    writers = [method.writer for method in methods if isinstance(method, RehearsalPlugin)]
+    written = [replace(writer, relabel=True) for writer in writers if isinstance(writer, ModelWriter)]
+    return Guardian(
+        order=record.order,
+        folder=record.folder / "guard",
+        limit=arm.guard.max_forgetting,
+        on_breach=arm.guard.on_breach,
+        material=material,
+        writer=None if arm.keeps_rows else written[0],
+        samples=arm.guard.samples,
+        choices=material.label_sets,
+        seed=derive(material.seed, "guard"),
+    )
+
+
+def _check_state(name: str, arm: Arm, others: Sequence[Any]) -> None:
+    """See that everything can be taken back to an earlier state.
+
+    Raises:
+        ContinualError: a foreign plugin has none.
+    """
+    if not all(isinstance(plugin, Stateful) for plugin in others):
+        assert arm.plugin is not None
+        raise ContinualError(
+            f"arms.{name}.guard.on_breach: rollback needs plugins with state_dict and load_state_dict; "
+            f"{arm.plugin.class_} has none. Take stop or warn"
+        )
 
 
 def lesson_of(collate: Collate, material: Material, record: Record, teller: Teller) -> Lesson:

@@ -105,6 +105,40 @@ def run(
 
 
 @app.command()
+def teach(
+    source: Annotated[
+        str, typer.Argument(help="A run, a model's folder or Hub name, or an adapter's.", metavar="RUN_OR_MODEL")
+    ],
+    task: Annotated[str, typer.Argument(help="The new task, by name or file.", metavar="TASK")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value for the new task, such as num_train_epochs=2.")
+    ] = None,
+    arm: Annotated[str | None, typer.Option(help="The arm of the run that goes on.", metavar="NAME")] = None,
+    seed: Annotated[int | None, typer.Option(help="Its seed.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The new run, instead of runs/NAME+TASK.", metavar="DIR")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Teach one more task to a finished run, or to a model whose data is gone."""
+    from continual import skill
+    from continual.recipe import task_folders
+
+    folders, console = task_folders(Path("recipe.yaml"), tasks or ()), _console()
+    lesson = skill.plan(
+        source, task, overrides or (), arm=arm, seed=seed, out=out, data_root=data_root, folders=folders
+    )
+    for line in lesson.lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    try:
+        from continual import execute
+
+        execute.run(lesson.recipe, data_root=data_root, task_folders=lesson.folders, fresh=False, console=console)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130) from None
+
+
+@app.command()
 def ls(
     what: Annotated[Kind | None, typer.Argument(help="What to list; all of them if left out.")] = None,
     tasks: Tasks = None,
@@ -171,6 +205,34 @@ def report(
     for folder in folders:
         reports.tables(read_json(folder / results.FILE), console)
     console.print(f"the page: {page}", highlight=False)
+
+
+@app.command()
+def check(
+    run: RunArgument,
+    max_forgetting: Annotated[float, typer.Option(help="How far a task may fall, 0.05 is five points.", min=0)] = 0.05,
+    arm: Annotated[str | None, typer.Option(help="Only this arm.", metavar="NAME")] = None,
+) -> None:
+    """Print what was forgotten of each task; exit code 1 if it is too much."""
+    from continual import verdict
+    from continual.listing import find_run
+
+    if not verdict.show(verdict.verdicts(find_run(run), arm), max_forgetting, _console()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def rollback(
+    run: RunArgument,
+    to: Annotated[str, typer.Option(help="The task after which it shall stand.", metavar="TASK")],
+    arm: Annotated[str | None, typer.Option(help="Only this arm.", metavar="NAME")] = None,
+    seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+) -> None:
+    """Go back to the state after a task; what came later is removed, and `run` would teach it again."""
+    from continual import rollback as rolling
+    from continual.listing import find_run
+
+    rolling.rollback(find_run(run), to, arm, seed, _console())
 
 
 @app.command()

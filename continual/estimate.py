@@ -117,7 +117,11 @@ def look_at_tasks(
     """
     sizes: dict[str, TaskSize] = {}
     missing: list[str] = []
-    for name in (*recipe.tasks, *recipe.evaluate.general):
+    for entry in recipe.curriculum:
+        if entry.remembered is not None:
+            rows = entry.remembered.rows
+            sizes[entry.task] = TaskSize(entry.task, rows, rows, 0, 0, 0.0, 0.0)
+    for name in (*recipe.measured, *recipe.evaluate.general):
         try:
             sizes[name] = _look_at_task(recipe, name, base, data_root, folders)
         except ContinualError as error:

@@ -51,14 +51,15 @@ def run(
     run = Run(Path(recipe.output_dir))
     _check_place(run, fresh)
     planned = expand(recipe)
-    tasks = {name: find_task(name, task_folders) for name in recipe.tasks}
+    tasks = {name: find_task(name, task_folders) for name in recipe.measured}
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
     for plan in planned:
         check_plugins(plan.recipe)
     materials = _Materials(tasks, task_folders, data_root)
-    fingerprints = materials.of(planned[0]).fingerprints
+    first = materials.of(planned[0])
+    fingerprints = first.fingerprints
     if old is not None:
         _check_data(run, old, fingerprints)
     with _writing(run.path), run.locked():
@@ -67,7 +68,7 @@ def run(
         elif old is not None:
             _drop_joint_runs(run, recipe)
         general = {name: find_task(name, task_folders) for name in recipe.evaluate.general}
-        manifest = _begin(run, recipe, tasks, general, fingerprints, old, teller)
+        manifest = _begin(run, recipe, tasks, general, first, old, teller)
         for plan in planned:
             record = _record(run, plan, recipe)
             if any(record.missing(row) for row in range(_rows(record))):
@@ -108,7 +109,7 @@ def _record(run: Run, plan: PlannedRun, recipe: Recipe) -> Record:
         seed=plan.seed,
         set={key: value for key, value in plan.set.items() if key != "curriculum"},
         order=list(plan.order),
-        tasks=list(recipe.tasks),
+        tasks=list(recipe.measured),
         whole=recipe.evaluate.after == "every_task",
         chunks=stream.chunks if stream is not None and teach == "sequential" else None,
     )
@@ -126,12 +127,12 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     if not record.general:
         record.general = [_base_general(material, recipe, folder)]
     asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
-    asked += [recipe.evaluate.limit, recipe.evaluate.split]
+    asked += [recipe.evaluate.limit, recipe.evaluate.split, *([recipe.start] if recipe.start is not None else [])]
     path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
     missing = [task for task in record.tasks if task not in known]
     if missing:
-        results = material.examine(material.base(), missing)
+        results = material.examine(material.untaught(), missing)
         known |= {task: {"score": r.score, "ci": r.interval} for task, r in results.items()}
         write_json(path, known)
         shown = "  ".join(f"{task} {result.score:.0%}" for task, result in results.items())
@@ -159,7 +160,7 @@ def _begin(
     recipe: Recipe,
     tasks: Mapping[str, Task],
     general: Mapping[str, Task],
-    fingerprints: dict[str, str],
+    material: Material,
     old: dict[str, Any] | None,
     teller: Teller,
 ) -> dict[str, Any]:
@@ -176,6 +177,7 @@ def _begin(
                     f"[yellow]mind:[/yellow] this run began with {package} {old['versions'].get(package)}, "
                     f"now it is {installed}: its last digits may differ"
                 )
+    knowledge = material.knowledge
     manifest = {
         "schema": 1,
         "name": recipe.name,
@@ -184,8 +186,13 @@ def _begin(
         "versions": versions,
         "threads": torch.get_num_threads(),
         "metrics": {name: task.metric for name, task in {**tasks, **general}.items()},
-        "labels": {name: task.labels for name, task in tasks.items()},
-        "data": fingerprints,
+        "labels": {
+            **{name: known.labels for name, known in knowledge.items()},
+            **{name: task.labels for name, task in tasks.items()},
+        },
+        "data": material.fingerprints,
+        "remembered": {name: known.model_dump(mode="json") for name, known in knowledge.items()},
+        "taught_from": old.get("taught_from") if old is not None else None,
         "state": "running",
     }
     write_text(run.path / "recipe.yaml", yaml.safe_dump(recipe.resolved(), sort_keys=False, allow_unicode=True))
@@ -194,11 +201,10 @@ def _begin(
 
 
 def _finish(run: Run, manifest: dict[str, Any], console: Console) -> None:
-    from continual import card, report, results
+    from continual import report
+    from continual.publish import publish
 
-    report.write([run.path], run.path / "report.html")
-    collected = read_json(run.path / results.FILE)
-    write_text(run.path / "README.md", card.card(collected))
+    collected = publish(run.path)
     run.write_manifest({**manifest, "state": "finished"})
     report.tables(collected, console)
     report.last_words(collected, run.path, console)
@@ -216,7 +222,8 @@ def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
     """
     import yaml
 
-    before = yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))
+    # Through Recipe, for an older run's file does not name the settings that have come since.
+    before = Recipe.model_validate(yaml.safe_load((run.path / "recipe.yaml").read_text(encoding="utf-8"))).resolved()
     now = recipe.resolved()
     # A longer stream would be cut at other places.
     grown = before["curriculum"] == now["curriculum"][: len(before["curriculum"])] and now["stream"] is None

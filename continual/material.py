@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from continual import evaluate, perplexity, stream
 from continual.chat import Chat
@@ -15,9 +15,13 @@ from continual.evaluate import Exam, Result
 from continual.general import Measured
 from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
 from continual.recipe import Recipe
-from continual.sample import Sample
+from continual.rehearse.frame import Frame, frame_of
+from continual.remembered import Remembered
+from continual.sample import Sample, label_set
 from continual.seeds import derive
 from continual.task import Task
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,11 @@ class Material:
     chat: Chat
     samples: Splits
     """In the order of R's columns."""
+    remembered: Mapping[str, Remembered]
+    """The tasks that are known without their data, whose samples are empty."""
     exams: Mapping[str, Exam]
+    exam_on: Callable[[str, Sequence[Sample]], Exam]
+    """The exam of a task on other samples than the test's."""
     general: Mapping[str, Exam]
     """Of tasks that are never taught."""
     neutral: Sequence[perplexity.Window]
@@ -41,20 +49,71 @@ class Material:
     """The most tokens in a batch that is decoded."""
     max_length: int
     seed: int
+    start: Path | None = None
+    """An adapter that every student begins with."""
 
     @property
     def fingerprints(self) -> dict[str, str]:
         """A hash of the samples of each task, to notice when a run is resumed on other rows."""
-        rows: dict[str, Any] = {task: [splits[s] for s in sorted(splits)] for task, splits in self.samples.items()}
+        rows: dict[str, Any] = {
+            task: [splits[s] for s in sorted(splits)]
+            for task, splits in self.samples.items()
+            if task not in self.remembered
+        }
         rows |= {task: exam.samples for task, exam in self.general.items()}
         if self.neutral:
             rows["the neutral text"] = self.neutral
         return {name: hashlib.sha256(repr(those).encode()).hexdigest()[:16] for name, those in rows.items()}
 
+    def known(self, task: str) -> Remembered:
+        """What is to be remembered of a task for the day on which its data is gone."""
+        if task in self.remembered:
+            return self.remembered[task]
+        train, exam = self.samples[task]["train"], self.exams[task]
+        frame = frame_of(train)
+        return Remembered(
+            rows=len(train),
+            labels=label_set(train),
+            delimiter=train[0].delimiter,
+            before=frame.before,
+            after=frame.after,
+            metric=exam.metric,
+            multiple_choice=exam.choices is not None,
+            max_gen_toks=exam.max_new_tokens,
+            until=exam.until,
+        )
+
+    @property
+    def knowledge(self) -> dict[str, Remembered]:
+        """`known`, of every task."""
+        return {task: self.known(task) for task in self.samples}
+
     @property
     def sizes(self) -> dict[str, int]:
         """Training rows of each task."""
-        return {task: len(splits["train"]) for task, splits in self.samples.items()}
+        return self._each(lambda known: known.rows, len)
+
+    @property
+    def label_sets(self) -> dict[str, tuple[str, ...]]:
+        """The label set of each task; empty where each row has its own."""
+        return self._each(lambda known: known.labels, label_set)
+
+    @property
+    def delimiters(self) -> dict[str, str]:
+        """What stands before an answer of each task in the plain form."""
+        return self._each(lambda known: known.delimiter, lambda rows: rows[0].delimiter)
+
+    @property
+    def frames(self) -> dict[str, Frame]:
+        """What all prompts of each task begin and end with."""
+        return self._each(lambda known: Frame(known.before, known.after), frame_of)
+
+    def _each(self, remembered: Callable[[Remembered], T], real: Callable[[Sequence[Sample]], T]) -> dict[str, T]:
+        """Something of each task: from its training rows, or from what is remembered of it."""
+        return {
+            task: remembered(self.remembered[task]) if task in self.remembered else real(splits["train"])
+            for task, splits in self.samples.items()
+        }
 
     def in_chunks(self, order: Sequence[str], chunks: int) -> Material:
         """The same with the tasks' training rows, one task after another, cut into parts of equal size."""
@@ -68,8 +127,12 @@ class Material:
         """The untaught model."""
         return load_model(self.model_name, self.dtype, self.trust_remote_code)
 
+    def untaught(self) -> Any:
+        """The model before anything is taught here: the base, with the adapter that it begins with."""
+        return self.base() if self.start is None else load_adapter(self.base(), self.start)
+
     def student(self, *names: str) -> Any:
-        """A model to teach: the base, with a fresh adapter if the recipe has one.
+        """A model to teach: the base, with an adapter if the recipe has one, fresh or the one to begin with.
 
         Args:
             names: tell apart the adapters of one run; the same names give the same initial weights in every
@@ -77,6 +140,8 @@ class Material:
         """
         if self.adapter is None:
             return self.base()
+        if self.start is not None:
+            return load_adapter(self.base(), self.start, trainable=True)
         return add_adapter(self.base(), self.adapter, derive(self.seed, "adapter", *names))
 
     def saved(self, folder: Path, trainable: bool = False) -> Any:
@@ -113,7 +178,7 @@ def gather(
     """Read everything a run needs.
 
     Args:
-        tasks: in the order of R's columns.
+        tasks: those whose data is there, in the order of R's columns.
         general: those of `evaluate.general`.
 
     Raises:
@@ -124,22 +189,46 @@ def gather(
     room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
     longest = min(room, recipe.training.max_length)
-    samples, exams = {}, {}
-    for name, task in tasks.items():
+
+    def exam_on(name: str, asked: Sequence[Sample]) -> Exam:
+        how = questions[name]
+        # An answer may take half of what the model can see; the rest is for the question.
+        new_tokens = min(how.max_gen_toks, room // 2)
+        return evaluate.prepare(
+            name,
+            how.metric,
+            asked,
+            chat,
+            # A written sample of a task without a label set has no choices.
+            multiple_choice=how.multiple_choice and all(sample.choices for sample in asked),
+            max_new_tokens=new_tokens,
+            until=how.until,
+            max_length=min(room, recipe.training.max_length + new_tokens),
+        )
+
+    remembered = {entry.task: entry.remembered for entry in recipe.curriculum if entry.remembered is not None}
+    questions: dict[str, Task | Remembered] = {**tasks, **(general or {}), **remembered}
+    samples: dict[str, dict[str, list[Sample]]] = {}
+    exams = {}
+    for name in (*remembered, *tasks):
+        if name in remembered:
+            samples[name] = {"train": [], "dev": [], "test": []}
+            continue
+        task = tasks[name]
         test_rows = recipe.evaluate.limit
         samples[name] = {
             "train": task.samples("train", seed=derive(seed, "wording"), data_root=data_root, limit=rows[name]),
             "dev": task.samples("dev", data_root=data_root, limit=test_rows),
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
-        exams[name] = _exam(name, task, samples[name][recipe.evaluate.split], chat, room, recipe.training.max_length)
+        exams[name] = exam_on(name, samples[name][recipe.evaluate.split])
     if recipe.stream is not None:
         # More chunks than rows are an error before anything is written.
         stream.bounds(sum(len(splits["train"]) for splits in samples.values()), recipe.stream.chunks)
     beside = {}
     for name, task in (general or {}).items():
         asked = task.samples(recipe.evaluate.split, data_root=data_root, limit=recipe.evaluate.limit)
-        beside[name] = _exam(name, task, asked, chat, room, recipe.training.max_length)
+        beside[name] = exam_on(name, asked)
     return Material(
         model_name=recipe.model_name_or_path,
         dtype=recipe.weights_dtype,
@@ -149,25 +238,13 @@ def gather(
         else None,
         chat=chat,
         samples=samples,
+        remembered=remembered,
         exams=exams,
         general=beside,
         neutral=perplexity.read(recipe.evaluate.perplexity, chat, longest) if recipe.evaluate.perplexity else [],
+        exam_on=exam_on,
         batch_tokens=recipe.evaluate.batch_tokens,
         max_length=longest,
         seed=seed,
-    )
-
-
-def _exam(name: str, task: Task, samples: Sequence[Sample], chat: Chat, room: int, max_length: int) -> Exam:
-    # An answer may take half of what the model can see; the rest is for the question.
-    new_tokens = min(task.max_gen_toks, room // 2)
-    return evaluate.prepare(
-        name,
-        task.metric,
-        samples,
-        chat,
-        multiple_choice=task.output_type == "multiple_choice",
-        max_new_tokens=new_tokens,
-        until=task.until,
-        max_length=min(room, max_length + new_tokens),
+        start=Path(recipe.start) if recipe.start is not None else None,
     )

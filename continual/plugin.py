@@ -46,6 +46,9 @@ class MethodPlugin(SupervisedPlugin):
         """Real rows of each earlier task that lay in a memory for the current one: `task`, `rows`, `bytes`."""
         return []
 
+    def skip(self, task: str) -> None:
+        """A task was taken back: the model does not know it, though its place in the order stays."""
+
     def state_dict(self) -> dict[str, Any]:
         return {}
 

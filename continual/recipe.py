@@ -60,6 +60,9 @@ class Recipe(Settings):
     adapter: Adapter | None = None
     """null: full fine-tuning."""
 
+    start: str | None = None
+    """The folder of a LoRA adapter to go on with; null: a fresh one."""
+
     training: Training
 
     arms: dict[str, Arm] = Field(
@@ -108,7 +111,7 @@ class Recipe(Settings):
         seen: set[str] = set()
         for index, entry in enumerate(entries):
             message = f"task '{entry.task}' is in the curriculum twice" if entry.task in seen else None
-            if message is None and wrong_with is not None:
+            if message is None and wrong_with is not None and entry.remembered is None:
                 message = wrong_with(entry.task)
             if message:
                 problems.append(Problem((index,), message))
@@ -125,12 +128,26 @@ class Recipe(Settings):
             raise ValueError(f"{TOLD}, and {', '.join(own)} cannot have num_train_epochs of their own")
         return stream
 
+    @field_validator("start")
+    @classmethod
+    def _starts_with_an_adapter(cls, start: str | None, info: ValidationInfo) -> str | None:
+        if start is not None and info.data.get("adapter", Adapter()) is None:
+            raise ValueError("is an adapter to go on with, and the recipe has no `adapter`")
+        return start
+
     @field_validator("arms")
     @classmethod
     def _arms_fit(cls, arms: dict[str, Arm], info: ValidationInfo) -> dict[str, Arm]:
         # An adapter that is itself wrong is missing in info.data; specialists are then no further mistake.
         adapter = info.data.get("adapter", Adapter())
-        tasks = {entry.task for entry in info.data.get("curriculum", ())}
+        entries = info.data.get("curriculum", ())
+        gone = [entry.task for entry in entries if entry.remembered is not None]
+        apart = [name for name, arm in arms.items() if arm.teach != "sequential"]
+        if gone and apart:
+            raise ValueError(
+                f"{', '.join(apart)}: the data of {', '.join(gone)} is gone; only teach: sequential can go on"
+            )
+        tasks = {entry.task for entry in entries}
         arms = checked_arms(arms, info.data.get("training"), adapter, tasks)
         return unannounced(arms) if info.data.get("stream") else arms
 
@@ -193,11 +210,16 @@ class Recipe(Settings):
         """Names of the tasks, in the order of the curriculum."""
         return tuple(entry.task for entry in self.curriculum)
 
+    @property
+    def measured(self) -> tuple[str, ...]:
+        """Those of the tasks whose data is there: the columns of R."""
+        return tuple(entry.task for entry in self.curriculum if entry.remembered is None)
+
     def training_of(self, arm: str, task: str | None = None) -> Training:
         """How an arm learns a task: the recipe's training, changed by the arm, then by the task's entry."""
         training = self.training.changed(self.arms[arm].training)
         entry = next((entry for entry in self.curriculum if entry.task == task), None)
-        own = entry.model_dump(exclude={"task"}, exclude_none=True) if entry else {}
+        own = entry.model_dump(exclude={"task", "remembered"}, exclude_none=True) if entry else {}
         return training.changed(own)
 
     def resolved(self) -> dict[str, Any]:

@@ -70,11 +70,18 @@ class Record:
     rehearsed: list[dict[str, Any]] = field(default_factory=list)
     kept: list[dict[str, Any]] = field(default_factory=list)
     """Real rows that methods kept in a memory, see `MethodPlugin.kept`."""
+    guard: list[dict[str, Any]] = field(default_factory=list)
+    """What the guard saw after each task; see `breach.Decision`."""
 
     @property
     def steps(self) -> list[str]:
         """What is taught one after another: the tasks, or chunks."""
         return self.order if self.chunks is None else names(self.chunks)
+
+    @property
+    def stopped(self) -> dict[str, Any] | None:
+        """The check at which the guard ended this run."""
+        return next((check for check in self.guard if check["action"] == "stop"), None)
 
     @property
     def path(self) -> Path:
@@ -85,7 +92,8 @@ class Record:
         saved = read_json(self.path)
         old = {task: column for column, task in enumerate(saved["tasks"])}
         self.rows, self.rehearsed, self.cost = saved["rows"], saved["rehearsed"], Cost(**saved["cost"])
-        self.kept = saved.get("kept", [])  # older runs have none
+        # Older runs have neither.
+        self.kept, self.guard = saved.get("kept", []), saved.get("guard", [])
         self.R = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["R"]]
         self.ci = [[row[old[t]] if t in old else None for t in self.tasks] for row in saved["ci"]]
         self.general = saved["general"]
@@ -94,12 +102,13 @@ class Record:
     def forget(self) -> None:
         """Begin anew: only the untaught base's row stays."""
         self.rows, self.R, self.ci = self.rows[:1], self.R[:1], self.ci[:1]
-        self.rehearsed, self.kept, self.general = [], [], self.general[:1]
+        self.rehearsed, self.kept, self.guard, self.general = [], [], [], self.general[:1]
         self.cost = Cost(real_rows_kept=None if self.cost.real_rows_kept is None else 0)
 
-    def save(self) -> None:
-        write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
-        content = {
+    @property
+    def content(self) -> dict[str, Any]:
+        """What stands in `run.json`."""
+        return {
             "arm": self.arm,
             "teach": self.teach,
             "seed": self.seed,
@@ -115,8 +124,13 @@ class Record:
             "cost": vars(self.cost),
             "rehearsed": self.rehearsed,
             "kept": self.kept,
+            "guard": self.guard,
+            "stopped_by_guard": self.stopped,
         }
-        write_json(self.path, content)
+
+    def save(self) -> None:
+        write_matrix(self.folder / "R.csv", self.tasks, self.rows, self.R)
+        write_json(self.path, self.content)
 
     def missing(self, row: int) -> list[str]:
         """Tasks that are to be examined for a row, and have no score in it yet."""
@@ -141,20 +155,28 @@ class Record:
     def add_rehearsed(self, told: Sequence[dict[str, Any]]) -> None:
         """Keep what was rehearsed before a task."""
         self.rehearsed += told
-        self._count_real()
+        self.count_real()
 
     def add_kept(self, kept: Sequence[dict[str, Any]]) -> None:
         """Keep how many real rows of earlier tasks lay in a memory while a task was learnt."""
         self.kept += kept
-        self._count_real()
+        self.count_real()
 
-    def _count_real(self) -> None:
-        """Of real rows, the most ever kept of a task counts."""
+    def add_check(self, check: dict[str, Any]) -> None:
+        """Keep what the guard saw after a task."""
+        self.guard.append(check)
+        self.cost.generated_tokens += check["generated_tokens"]
+        self.count_real()
+
+    def count_real(self) -> None:
+        """Real rows kept: of each task the most ever rehearsed, the most in a memory, and the guard's dev rows."""
         if self.cost.real_rows_kept is None:
             return
-        most: dict[tuple[str, str], tuple[int, int]] = {}
         of_all = [("rehearsed", e["task"], e["real_rows"], e["real_bytes"]) for e in self.rehearsed]
         of_all += [("kept", e["task"], e["rows"], e["bytes"]) for e in self.kept]
+        for check in self.guard:
+            of_all += [("dev", task, check["examined"][task], size) for task, size in check["real_bytes"].items()]
+        most: dict[tuple[str, str], tuple[int, int]] = {}
         for where, task, rows, size in of_all:
             before = most.get((where, task), (0, 0))
             most[where, task] = (max(before[0], rows), max(before[1], size))

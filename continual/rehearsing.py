@@ -23,14 +23,13 @@ from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.base import BASE, BaseWriter, Kind
 from continual.rehearse.budget import base_quota, quotas
 from continual.rehearse.cues import Cues
-from continual.rehearse.frame import Frame, frame_of
+from continual.rehearse.frame import Frame
 from continual.rehearse.likeness import Likeness
 from continual.rehearse.shape import Shape, restored, shape_of
 from continual.rehearse.surprise import answer_loss
 from continual.rehearse.teacher import Newest, Teachers
 from continual.rehearse.writer import ModelWriter, RealWriter, Writer
 from continual.runs import read_json
-from continual.sample import Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
 from continual.stream import PAST
@@ -38,24 +37,13 @@ from continual.stream import PAST
 
 def cues_of(rehearsal: Rehearsal, material: Material, unannounced: bool = False) -> Cues:
     """The cues of every task, or of every chunk and of everything so far."""
-    return Cues(rehearsal.cue, numbers_of(material, unannounced), label_sets(material))
+    return Cues(rehearsal.cue, numbers_of(material, unannounced), material.label_sets)
 
 
 def numbers_of(material: Material, unannounced: bool) -> dict[str, int]:
     """A number for everything that can be rehearsed."""
     numbers = labels_of(material.samples)
     return {**numbers, PAST: len(numbers)} if unannounced else numbers
-
-
-def label_sets(material: Material) -> dict[str, tuple[str, ...]]:
-    """The label set of each task."""
-    return {task: label_set(splits["train"]) for task, splits in material.samples.items()}
-
-
-def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
-    """The choices that all rows share; empty where each row has its own."""
-    first = samples[0].choices
-    return first if all(sample.choices == first for sample in samples) else ()
 
 
 def rehearsing(
@@ -82,10 +70,12 @@ def rehearsing(
     # Stored rows come from known chunks. A model has one cue for everything so far.
     pool = PAST if record.chunks is not None and rehearsal.writer != "real" else None
     seen = dict(zip(record.steps, accumulate([0, *(sizes[step] for step in record.steps[:-1])]), strict=True))
-    choices = {**label_sets(material), PAST: ()}
-    delimiters = {task: rows[0].delimiter for task, rows in train.items()}
+    choices = {**material.label_sets, PAST: ()}
     writer: Writer = RealWriter(train, material.seed)
-    frames = {} if pool else {task: frame_of(rows) for task, rows in train.items()}
+    frames = {} if pool else material.frames
+    # For the report alone: there are none of chunks, and none of tasks whose data is gone.
+    announced = material.samples if record.chunks is None else {}
+    real_rows = {task: splits for task, splits in announced.items() if task not in material.remembered}
     if rehearsal.writer != "real":
         writer = model_writer(
             rehearsal,
@@ -118,9 +108,9 @@ def rehearsing(
             max_length=material.max_length,
             labels=labels,
             choices=choices,
-            delimiters={**delimiters, PAST: delimiters[record.steps[0]]},
+            delimiters={**material.delimiters, PAST: material.delimiters[record.steps[0]]},
             shape_of_new=lambda task, longest: shape_of(train[task], longest),
-            likeness=Likeness(material.samples if record.chunks is None else {}, frames, choices).of,
+            likeness=Likeness(real_rows, frames, choices).of,
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",
             once=rehearsal.when == "after_task",

@@ -31,18 +31,21 @@ def collect(run_dir: Path) -> dict[str, Any]:
         ContinualError: `run_dir` is not a run directory.
     """
     manifest, recipe = _read_head(run_dir)
-    tasks = [entry if isinstance(entry, str) else str(entry["task"]) for entry in recipe["curriculum"]]
+    entries = [{"task": entry} if isinstance(entry, str) else entry for entry in recipe["curriculum"]]
+    tasks = [str(entry["task"]) for entry in entries if entry.get("remembered") is None]
     finished: dict[str, list[dict[str, Any]]] = {}
     unfinished: list[dict[str, Any]] = []
     for arm in recipe["arms"]:
-        found = [_read_run(folder) for folder in _run_folders(run_dir, arm)]
+        found = [read_run(folder) for folder in _run_folders(run_dir, arm)]
         finished[arm] = []
         for run in found:
             have, needed = _rows(run)
             if have == needed:
                 finished[arm].append(run)
             else:
-                unfinished.append({"arm": arm, "run": run["run"], "rows": have, "of": needed})
+                stop = next((check for check in run["guard"] if check["action"] == "stop"), None)
+                told = {"stopped_by_guard": stop} if stop else {}
+                unfinished.append({"arm": arm, "run": run["run"], "rows": have, "of": needed, **told})
         absent = planned_runs(recipe, arm) - len(found)
         if absent > 0:
             unfinished.append({"arm": arm, "run": None, "not_begun": absent})
@@ -115,11 +118,21 @@ def _run_folders(run_dir: Path, arm: str) -> list[Path]:
     return sorted(begun, key=lambda folder: (len(folder.name.partition("-")[0]), folder.name))
 
 
-def _read_run(folder: Path) -> dict[str, Any]:
+def read_run(folder: Path) -> dict[str, Any]:
+    """One run of an arm from its files, with its columns of R; without the tasks whose data is gone."""
     stored = read_json(folder / "run.json")
     columns, after, R = read_matrix(folder / "R.csv")
-    run = {key: stored[key] for key in ("teach", "seed", "set", "order", "steps", "spans", "ci", "cost", "rehearsed")}
+    keys = ("teach", "seed", "set", "order", "steps", "spans", "ci", "cost", "rehearsed")
+    run = {key: stored[key] for key in keys}
     measured = general.told(after, stored["general"])
+    if stored["teach"] == "sequential" and stored["spans"] is None:
+        # What cannot be measured has neither a row nor a column.
+        order = stored["order"]
+        there = [row for row in range(len(R)) if row == 0 or order[row - 1] in columns]
+        after, R = [after[row] for row in there], [R[row] for row in there]
+        run["ci"] = [stored["ci"][row] for row in there]
+        run["order"] = run["steps"] = [task for task in order if task in columns]
+    run["guard"] = stored.get("guard", [])  # older runs have none
     return {"run": folder.name, **run, "columns": columns, "after": after, "R": R, "general": measured}
 
 

@@ -1,5 +1,6 @@
 """A sample is a conversation: what a task gives, what a model is taught, what it rehearses."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,3 +34,9 @@ class Sample:
     @property
     def answer(self) -> str:
         return self.messages[-1].content
+
+
+def label_set(samples: Sequence[Sample]) -> tuple[str, ...]:
+    """The choices that all samples share; empty where each has its own."""
+    first = samples[0].choices
+    return first if all(sample.choices == first for sample in samples) else ()

@@ -15,8 +15,10 @@ from pydantic import (
 )
 
 from continual.catalogue import METHODS, REFUSED, STACKS
+from continual.guard_settings import Guard
 from continual.problems import Problem, did_you_mean, problems_error, problems_of
 from continual.rehearsal_settings import Rehearsal
+from continual.remembered import Remembered
 from continual.settings_base import Settings
 
 SHARED = ("max_length", "max_samples", "bf16")
@@ -34,6 +36,9 @@ class CurriculumEntry(Settings):
 
     num_train_epochs: int | None = Field(None, ge=1)
     """Instead of `training.num_train_epochs`."""
+
+    remembered: Remembered | None = None
+    """The data is gone: the task was learned before, is rehearsed, and is neither taught nor measured."""
 
 
 class Adapter(Settings):
@@ -201,6 +206,9 @@ class Arm(Settings):
     plugin: ForeignPlugin | None = None
     """A plugin of Avalanche's, or of one's own, by class."""
 
+    guard: Guard | None = None
+    """null: an arm may forget as much as it likes."""
+
     training: dict[str, Any] = Field(default_factory=dict)
     """What differs for this arm from the recipe's `training`."""
 
@@ -213,6 +221,20 @@ class Arm(Settings):
         if rehearsal is not None and rehearsal.rehearse_base and teach != "sequential":
             raise ValueError(f"rehearse_base: {teach} keep nothing from task to task; only teach: sequential does")
         return rehearsal
+
+    @field_validator("guard")
+    @classmethod
+    def _guards_a_sequence(cls, guard: Guard | None, info: ValidationInfo) -> Guard | None:
+        teach = info.data.get("teach", "sequential")
+        if guard is not None and teach != "sequential":
+            raise ValueError(f"{teach} has no earlier tasks to guard; only teach: sequential has")
+        return guard
+
+    @property
+    def keeps_rows(self) -> bool:
+        """Whether real rows of earlier tasks are read again, so that no zero is claimed."""
+        stores = self.method is not None and METHODS[self.method].keeps_rows
+        return stores or self.rehearsal is None or self.rehearsal.writer == "real"
 
     def problems(self, training: Training) -> list[Problem]:
         """What is wrong with this arm's `training` on top of the recipe's."""

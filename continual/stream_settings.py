@@ -31,6 +31,8 @@ def unannounced(arms: Mapping[str, Arm]) -> dict[str, Arm]:
     found = {}
     for name, arm in arms.items():
         found[name] = arm
+        if arm.guard is not None:
+            problems.append(Problem((name, "guard"), f"{TOLD}, so that there is no task to compare with itself"))
         rehearsal = arm.rehearsal
         if arm.teach != "sequential" or rehearsal is None:
             continue

@@ -90,6 +90,8 @@ class Partner:
             arguments = (recipe.weights_dtype, recipe.trust_remote_code)
             if path is None:
                 model = load_model(recipe.model_name_or_path, *arguments)
+                if recipe.start is not None:
+                    model = load_adapter(model, Path(recipe.start))
             elif recipe.adapter is None:
                 model = load_model(str(path), *arguments)
             else:

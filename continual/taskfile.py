@@ -194,6 +194,11 @@ class TaskFile(BaseModel):
         return "acc" if self.output_type == "multiple_choice" else "exact_match"
 
     @property
+    def multiple_choice(self) -> bool:
+        """Whether answers are scored by the likelihood of each choice."""
+        return self.output_type == "multiple_choice"
+
+    @property
     def until(self) -> tuple[str, ...]:
         """Texts at which an answer is cut."""
         return self.generation_kwargs.until

@@ -8,16 +8,21 @@ again.
 from __future__ import annotations
 
 import math
+import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
+
 from continual import states
 from continual.batch import Collate
+from continual.breach import Decision, Guardian
 from continual.checkpoint import CheckpointPlugin
 from continual.curriculum import benchmark, joint
+from continual.errors import ContinualError
 from continual.learn import CausalLMTemplate, Hyperparameters
 from continual.material import Material
 from continual.model import CausalLM, checkpoint_activations
@@ -54,6 +59,7 @@ def sequential(
     methods: Sequence[MethodPlugin],
     keep: str,
     others: Sequence[Any] = (),
+    guardian: Guardian | None = None,
 ) -> None:
     """One model, task after task, or chunk after chunk.
 
@@ -63,39 +69,79 @@ def sequential(
         methods: none for plain fine-tuning.
         keep: ``all`` keeps the model after every task, ``last`` the newest one.
         others: foreign plugins; where one has no state that could be kept, an arm that was stopped begins anew.
+        guardian: decides after each task whether the arm goes on with the model as it is.
     """
+    if record.stopped is not None:
+        teller.say(f"  [yellow]{escape(Decision(**record.stopped).line)}[/yellow]")
+        return
     after = record.folder / "after"
     stateful = [plugin for plugin in others if isinstance(plugin, Stateful)]
     if len(stateful) < len(others) and newest(after) < len(record.steps):
-        remove_folder(after)
-        remove_folder(record.folder / "checkpoints")
+        for part in ("after", "checkpoints", "guard"):
+            remove_folder(record.folder / part)
         record.forget()
     done = newest(after)
     order = record.steps
     lessons = benchmark(order, material.samples, material.chat, teaching.collate, material.max_length).train_stream
-    model = material.student() if done == 0 else material.saved(after / str(done), trainable=True)
     seed = derive(material.seed, "train")
     checkpoints = record.folder / "checkpoints"
-    pupil = Pupil(material, model, hyperparameters, seed, teaching, methods, checkpoints, teller, others)
-    if done:
-        states.restore(after / str(done), pupil.stateful, pupil.strategy.device)
+
+    def pupil_of(number: int) -> Pupil:
+        """The model as it was saved after a task, with its methods; 0 is the untaught one."""
+        folder = after / str(number)
+        model = material.saved(folder, trainable=True) if number else material.student()
+        pupil = Pupil(material, model, hyperparameters, seed, teaching, methods, checkpoints, teller, others)
+        if number:
+            states.restore(folder, pupil.stateful, pupil.strategy.device)
+        return pupil
+
+    pupil = pupil_of(done)
     for number, task in enumerate(order, start=1):
         folder = after / str(number)
-        if number > done:
+        decision = guardian.decided(number) if guardian is not None else None
+        if number > done and decision is None:
+            if task in material.remembered:
+                raise ContinualError(f"{task}: its data is gone, and the model that had learned it is not here")
             pupil.learn(lessons[number - 1], f"{number}/{len(order)} {task}", folder)
+        if guardian is not None and decision is None and number >= done:
+            decision = guardian.decide(number, pupil.strategy.lm, read_json(folder / TRAINED))
+        if decision is not None and decision.line and number >= len(record.R):
+            teller.say(f"    [yellow]{escape(decision.line)}[/yellow]")
+        if decision is not None and decision.action == "rollback":
+            for method in methods:
+                method.skip(task)
+            if not folder.exists() or not read_json(folder / TRAINED).get("rolled_back"):
+                take_back(after, number, decision.trained)
+                pupil = pupil_of(number)
         missing = record.missing(number)
-        if not missing:
-            continue
-        if number == newest(after):
-            examined = model
-        elif folder.exists():
-            examined = material.saved(folder)
-        else:
-            continue  # `keep: last` threw this model away: its new columns stay empty
-        put(record, material, number, task, examined, missing, folder, teller)
+        if missing:
+            if number == newest(after):
+                examined = pupil.strategy.lm
+            elif folder.exists():
+                examined = material.saved(folder)
+            else:
+                continue  # `keep: last` threw this model away: its new columns stay empty
+            put(record, material, number, task, examined, missing, folder, teller, decision)
         if keep == "last":
             for old in range(1, number):
                 remove_folder(after / str(old))
+        if decision is not None and decision.action == "stop":
+            return
+
+
+def take_back(after: Path, number: int, trained: Mapping[str, Any]) -> None:
+    """Put the state after the previous task in the place of the one after this.
+
+    Args:
+        after: folder of the states, by number.
+        trained: what the training took that is given up; it was spent all the same.
+    """
+
+    def fill(folder: Path) -> None:
+        shutil.copytree(after / str(number - 1), folder, dirs_exist_ok=True)
+        write_json(folder / TRAINED, {**trained, "rolled_back": True})
+
+    write_folder(after / str(number), fill)
 
 
 def specialists(
@@ -218,17 +264,21 @@ def put(
     tasks: Sequence[str],
     folder: Path,
     teller: Teller,
+    decision: Decision | None = None,
 ) -> None:
     """Examine a model, write its scores into R, add what its training took, save, and say the scores.
 
     Args:
         folder: where the model was saved.
+        decision: of the guard, after this task.
     """
     trained = read_json(folder / TRAINED)
     if row == len(record.R) or name == "specialists":  # else only new columns are filled in
         record.cost.add(trained)
         record.add_rehearsed(trained["rehearsed"])
         record.add_kept(trained.get("kept", []))  # older runs have none
+        if decision is not None:
+            record.add_check({name: value for name, value in asdict(decision).items() if name != "trained"})
     record.put(row, name, material.exams, material.examine(model, tasks))
     if row == len(record.general):
         # Specialists are several models.

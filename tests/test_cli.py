@@ -295,7 +295,20 @@ def test_help_is_quick_and_names_every_command():
         start = time.perf_counter()
         shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
         best = min(best, time.perf_counter() - start)
-    for name in ("run", "ls", "show", "validate", "report", "ask", "chat", "rehearse", "pretrain"):
+    for name in (
+        "run",
+        "ls",
+        "show",
+        "validate",
+        "report",
+        "check",
+        "rollback",
+        "teach",
+        "ask",
+        "chat",
+        "rehearse",
+        "pretrain",
+    ):
         assert f" {name} " in shown
     assert best < 0.7
 

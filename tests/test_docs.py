@@ -13,9 +13,11 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from continual.guard_settings import Guard
 from continual.pretrain import Corpus, PretrainSettings, Sizes, Vocabulary
 from continual.recipe import Recipe, load_recipe
 from continual.rehearsal_settings import Distill, Rehearsal
+from continual.remembered import Remembered
 from continual.score import METRICS
 from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Training
 from continual.stream_settings import Stream
@@ -63,6 +65,8 @@ OF_RECIPE: dict[str, type[BaseModel]] = {
     "An arm": Arm,
     "rehearsal": Rehearsal,
     "distill": Distill,
+    "guard": Guard,
+    "remembered": Remembered,
     "evaluate": Evaluate,
     "pretrain": PretrainSettings,
     "corpus": Corpus,

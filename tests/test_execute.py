@@ -13,9 +13,9 @@ from conftest import make_world, recipe, teach
 
 from continual import execute
 from continual.rehearsal_settings import Rehearsal
-from continual.rehearsing import label_set, model_writer
+from continual.rehearsing import model_writer
 from continual.runs import read_json
-from continual.sample import Message, Sample
+from continual.sample import Message, Sample, label_set
 
 ARMS: dict[str, Any] = {
     "finetune": {},

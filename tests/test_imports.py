@@ -15,18 +15,19 @@ PACKAGE = Path(continual.__file__).parent
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
 errors deferred guard hub paths seeds sample problems words batch peak_memory plugin progress
-settings_base avalanche_settings catalogue rehearsal_settings
+settings_base avalanche_settings catalogue rehearsal_settings guard_settings remembered
 chat correlation overlap statematch score forgetting general stream runs
 yamlfile settings stream_settings overrides wording taskfile rendering sources task recipe
 data crossentropy model sampling kvcache request stoptext fold decode
 evaluate perplexity rehearse curriculum learn methods
-states record checkpoint material rehearsing teach
-arms paired pairing results report card estimate plan execute
+states record checkpoint material rehearsing breach teach
+arms paired pairing results report card publish estimate plan execute
+verdict rollback
 vocabulary corpus pretrain show talk
-listing cli __main__
+listing skill cli __main__
 """.split()
 
-LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs".split()
+LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs verdict".split()
 """Modules that commands without a model need."""
 
 HEAVY = ("torch", "transformers", "peft", "avalanche", "datasets", "accelerate", "torchvision")

@@ -13,7 +13,9 @@ from continual.recipe import Recipe
 from continual.settings import Adapter
 
 PACKAGE = Path(continual.__file__).parent
-SCHEMA = ("settings.py", "rehearsal_settings.py", "stream_settings.py", "recipe.py")
+SCHEMA = (
+    "settings.py", "rehearsal_settings.py", "stream_settings.py", "guard_settings.py", "remembered.py", "recipe.py"
+)  # fmt: skip
 PLAN = ("plan.py", "estimate.py", "listing.py", "cli.py", "card.py", "results.py", "report")
 """These only tell of a run: what they alone read changes nothing."""
 
@@ -58,8 +60,8 @@ SETTINGS = [
 
 def test_the_walk_finds_the_whole_schema():
     assert {model for model, _ in SETTINGS} == {
-        "Adapter", "Arm", "CurriculumEntry", "Distill", "Evaluate", "ForeignPlugin", "Recipe", "Rehearsal", "Stream",
-        "Training",
+        "Adapter", "Arm", "CurriculumEntry", "Distill", "Evaluate", "ForeignPlugin", "Guard", "Recipe", "Rehearsal",
+        "Remembered", "Stream", "Training",
     }  # fmt: skip
 
 

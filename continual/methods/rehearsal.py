@@ -111,6 +111,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     generated_tokens: int = 0
     """Tokens generated before the current task."""
     _told: list[dict[str, Any]] = field(default_factory=list)
+    _skipped: set[str] = field(default_factory=set)
+    """Tasks that were taken back: there is nothing to rehearse of them."""
     _losses: dict[str, float] = field(default_factory=dict)
     """Loss on the samples of each task, by the model that wrote them."""
     _shapes: dict[str, Shape] = field(default_factory=dict)
@@ -155,13 +157,21 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     def _samples(self, task: str, written: Sequence[text.Written]) -> list[Sample]:
         return text.kept(task, written, self.choices[task], self.delimiters[task])
 
+    def _learnt(self, number: int) -> list[str]:
+        return [task for task in self.order[:number] if task not in self._skipped]
+
     def _to_write(self, number: int) -> Sequence[str]:
         """The tasks that are written before the task of this number."""
-        return self.order[max(0, number - 1) : number] if self.once else self._old(number)
+        learnt = self._old(number)
+        return [task for task in learnt if task == self.order[number - 1]] if self.once else learnt
 
     def _old(self, number: int) -> Sequence[str]:
         """What is rehearsed in the task of this number."""
-        return self.order[:number] if self.pool is None else [self.pool][:number]
+        return self._learnt(number) if self.pool is None else [self.pool][:number]
+
+    def _last(self, number: int) -> int:
+        """The number of the task that was learnt last before the one of this number."""
+        return max((n for n in range(number) if self.order[n] not in self._skipped), default=0)
 
     def _path(self, task: str, number: int) -> Path:
         """Where the text of an earlier task lies that is rehearsed in the task of this number."""
@@ -173,7 +183,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         if not all(paths[task].exists() for task in fresh):
             # Text of some tasks may be there after a stop. All is written again: what comes out of one decoding call
             # is the same only if it is the same call.
-            before = {task: self._path(task, number - 1) for task in fresh}
+            before = {task: self._path(task, self._last(number)) for task in fresh}
             earlier = {task: text.load(path) for task, path in before.items() if path.exists()}
             seed = derive(self.seed, number, "rehearse")
             for task, samples in self.writer.write(model, fresh, seed, earlier, self._shapes).items():
@@ -192,7 +202,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         """How far the loss on what was written of each task has risen since then, in nats."""
         if self.loss_on is None:
             return {}
-        before = {task: self._path(task, number - 1) for task in self._losses}
+        before = {task: self._path(task, self._last(number)) for task in self._losses}
         pools = {task: self._samples(task, text.load(path)) for task, path in before.items() if path.exists()}
         return {t: self.loss_on(model, pool) - self._losses[t] for t, pool in pools.items() if pool}
 
@@ -207,6 +217,9 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     def _tell(self, told: dict[str, Any]) -> None:
         self._told.append(told)
         self.say(told_in_words(told))
+
+    def skip(self, task: str) -> None:
+        self._skipped.add(task)
 
     def state_dict(self) -> dict[str, Any]:
         """The text lies on disk; only what its writers thought of it is carried on, and how long it may be."""

@@ -139,7 +139,7 @@ class SDFTPlugin(LossPlugin, MethodPlugin):
         marks = [([0] * (len(ids) - length) + [1] * length) for ids, length in rows]
         return self.lesson.collate(
             [
-                {"input_ids": ids, "answer": mark, "targets_task_labels": 0, "rehearsed": 0}
+                {"input_ids": ids, "answer": mark, "targets_task_labels": 0, "cue_key": 0, "rehearsed": 0}
                 for (ids, _), mark in zip(rows, marks, strict=True)
             ]
         )

@@ -17,8 +17,8 @@ from continual.report.numbers import COSTS, figure, from_to, percent, perplexity
 from continual.report.rehearsed import Batch, batches
 from continual.report.svg import Picture
 from continual.report.views import Row, View, colours, rows_of, views_of
-from continual.report.words import headline
-from continual.runs import read_json, write_text
+from continual.report.words import FOLLOWED, ending, headline
+from continual.runs import Run, read_json, write_text
 
 TABLE = ("acc", "forgetting", "bwt", "fwt", "learning_acc", "average_incremental_acc", "intransigence",
          "gap_to_multitask", "gap_to_specialists")  # fmt: skip
@@ -36,6 +36,8 @@ class ReportedRun:
     """What the first run of each rehearsing arm wrote: the batches before each new task."""
     likeness: dict[str, list[Line]]
     """How like real rows that is."""
+    guarded: list[tuple[str, list[str], list[dict[str, Any]]]]
+    """Each run with a guard: its name, its tasks, and what was seen after each."""
     recipe: str
     versions: str
 
@@ -99,6 +101,7 @@ def _read(run_dirs: Sequence[Path], documents: Sequence[dict[str, Any]]) -> list
                 views=views_of(document, rows) if rows else [],
                 rehearsed=_rehearsed(run_dir, document),
                 likeness={arm: lines(entry["runs"][0]["rehearsed"]) for arm, entry in document["arms"].items()},
+                guarded=_guarded(run_dir),
                 recipe=(run_dir / "recipe.yaml").read_text(encoding="utf-8"),
                 versions=", ".join(f"{name} {version}" for name, version in versions.items()),
             )
@@ -113,6 +116,15 @@ def _rehearsed(run_dir: Path, document: dict[str, Any]) -> dict[str, list[tuple[
         if first["rehearsed"]:
             steps = groupby(batches(run_dir / "arms" / arm / first["run"], first), lambda batch: batch.before)
             found[arm] = [(before, list(together)) for before, together in steps]
+    return found
+
+
+def _guarded(run_dir: Path) -> list[tuple[str, list[str], list[dict[str, Any]]]]:
+    found = []
+    for folder in Run(run_dir).runs():
+        told = read_json(folder / "run.json")
+        if told.get("guard"):
+            found.append((f"{folder.parent.name} · {folder.name}", told["order"], told["guard"]))
     return found
 
 
@@ -150,6 +162,8 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         perplexity=perplexity,
         formula=_formula,
         headline=headline,
+        ending=ending,
+        FOLLOWED=FOLLOWED,
         heat_map=plots.heat_map,
         task_curve=curves.task_curve,
         key=curves.key,

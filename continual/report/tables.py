@@ -13,7 +13,7 @@ from continual.report.likeness import FIGURES, in_short
 from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
 from continual.report.pairs import against_multitask, interval, left_out
 from continual.report.views import ArmMatrix, Row, colours, rows_of, views_of
-from continual.report.words import forgotten, headline, learned
+from continual.report.words import ending, forgotten, headline, learned
 
 COLUMNS = {
     "acc": "ACC",
@@ -90,7 +90,7 @@ def last_words(results: dict[str, Any], run_dir: Path, console: Console) -> None
             console.print(Text(f"  learned    {learned(first[row.label])}"), soft_wrap=True)
             console.print(Text(f"  forgotten  {forgotten(first[row.label])}"), soft_wrap=True)
     for entry in results["unfinished"]:
-        missing = f"{entry['not_begun']} not begun" if entry["run"] is None else f"{entry['run']} not finished"
+        missing = f"{entry['not_begun']} not begun" if entry["run"] is None else f"{entry['run']}: {ending(entry)}"
         console.print(Text.assemble((entry["arm"], "bold yellow"), f" {missing}"), soft_wrap=True)
     console.print()
     console.print(Text(f"page   {run_dir}/report.html"), soft_wrap=True)

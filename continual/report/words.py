@@ -1,8 +1,13 @@
 """What happened, in sentences."""
 
+from typing import Any
+
 from continual.forgetting import Cell
 from continual.report.numbers import percent
 from continual.report.views import ArmMatrix, Row
+
+FOLLOWED = {"none": "", "warn": "a warning", "stop": "the arm stopped", "rollback": "it was taken back and skipped"}
+"""What a guard did, by the action in its check."""
 
 FORGETS = 0.05
 """From here on, forgetting is what the sentence begins with."""
@@ -63,3 +68,21 @@ def forgotten(matrix: ArmMatrix) -> str:
         if change is not None and change <= -0.005
     ]
     return ", ".join(f"{task} −{-100 * change:.1f}" for change, task in sorted(lost)) or "nothing"
+
+
+def ending(entry: dict[str, Any]) -> str:
+    """Why a run has not taught all its tasks: ``stopped by its guard after edit: translate −12.0``.
+
+    Args:
+        entry: one of ``unfinished`` in results.json.
+    """
+    check = entry.get("stopped_by_guard")
+    if check is None:
+        return f"{entry['rows']} of {entry['of']} rows of R"
+    return f"stopped by its guard after {check['after']}: {breaches(check)}"
+
+
+def breaches(check: dict[str, Any]) -> str:
+    """The tasks that a guard found too far below their best: ``translate −12.0 (at most 5.0)``."""
+    lost = [(task, value) for task, value in check["forgotten"].items() if value > check["limit"]]
+    return ", ".join(f"{task} −{100 * value:.1f}" for task, value in lost) + f" (at most {100 * check['limit']:.1f})"

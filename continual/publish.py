@@ -1,0 +1,18 @@
+"""What a run says about itself to others: results.json, the page with its plots, the model card."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from continual import report, results
+from continual.card import card
+from continual.runs import write_text
+
+
+def publish(run_dir: Path) -> dict[str, Any]:
+    """Write all of it anew from the files of a run, finished or not; gives the results."""
+    report.write([run_dir], run_dir / "report.html")
+    collected = results.collect(run_dir)
+    write_text(run_dir / "README.md", card(collected))
+    return collected
