@@ -75,6 +75,18 @@ def test_stop_ends_this_arm_and_no_other(world: Path, fall: None) -> None:
     assert run_of(run, "guarded") == told
 
 
+def test_what_cannot_be_seen_counts_as_fallen(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # No sample passes its checks: right after its own task that is told, after a later one it is a breach.
+    monkeypatch.setattr(breach.Guardian, "_samples", lambda self, task, written: [])
+    run = teach(world, arms={"a": arm("stop", REHEARSAL)}, adapter=ADAPTER, curriculum=THREE, training=TRAINING)
+    first, second = (breach.Decision(**check) for check in run_of(run, "a")["guard"])
+    assert first.action == "none" and first.line.endswith(
+        "no sample written of it passed its checks; this arm goes on"
+    )
+    assert second.action == "stop" and "sound" in second.unseen and second.line.endswith("this arm stops here")
+    assert "sound unseen" in (run / "report.html").read_text()
+
+
 def test_warn_goes_on(world: Path, fall: None) -> None:
     arms = {"guarded": arm("warn"), "finetune": {}}
     run = teach(world, arms=arms, adapter=ADAPTER, curriculum=THREE, training=TRAINING)

@@ -83,6 +83,7 @@ def ending(entry: dict[str, Any]) -> str:
 
 
 def breaches(check: dict[str, Any]) -> str:
-    """The tasks that a guard found too far below their best: ``translate −12.0 (at most 5.0)``."""
-    lost = [(task, value) for task, value in check["forgotten"].items() if value > check["limit"]]
-    return ", ".join(f"{task} −{100 * value:.1f}" for task, value in lost) + f" (at most {100 * check['limit']:.1f})"
+    """The tasks that a guard found too far below their best: ``translate −12.0 (at most 5.0)``, or could not see."""
+    lost = [f"{task} −{100 * v:.1f}" for task, v in check["forgotten"].items() if v > check["limit"]]
+    unseen = [f"{task} unseen" for task, rows in check["examined"].items() if not rows]
+    return ", ".join([*lost, *unseen]) + f" (at most {100 * check['limit']:.1f})"
