@@ -28,6 +28,8 @@ LAMOL: dict[str, Any] = {
     "cue_dropout": 0.0,
     "top_up": False,
     "checks": ["parses"],
+    "when": "before_task",
+    "distill": None,
 }
 """What `preset: lamol` sets, after jojotenya/LAMOL: two passes, the new task's budget, one rejection rule."""
 
@@ -78,8 +80,8 @@ class Rehearsal(Settings):
     day_steps: int = Field(24, ge=1)
     """With `spaced`: how far the model moves in so many steps of the first task is a day of the schedule."""
 
-    when: Literal["before_task", "after_task"] = "before_task"
-    """Written anew before each task; or once, right after a task was learned, and kept as text."""
+    when: Literal["before_task", "after_task"] = "after_task"
+    """Written once, right after a task was learned, and kept as text; or anew before each task."""
 
     writer: Literal["model", "specialist", "real"] = "model"
     """Who writes: the model itself, the specialist of each task, or (for comparison) a memory of real rows."""
@@ -87,7 +89,7 @@ class Rehearsal(Settings):
     relabel: Literal["model", "specialist"] | None = None
     """Who answers a written question again, greedily; null: the answer stays as it was drawn."""
 
-    distill: Distill | None = None
+    distill: Distill | None = Distill()
     """null: rehearsed samples are learned like real ones."""
 
     specialists: str | None = None
@@ -124,7 +126,7 @@ class Rehearsal(Settings):
     max_tries: int = Field(4, ge=1)
     """At most this many times the wanted number is drawn."""
 
-    checks: tuple[Check, ...] = ("eos", "parses", "non_empty", "label", "duplicate")
+    checks: tuple[Check, ...] = ("eos", "parses", "non_empty", "wrong_task", "label", "duplicate")
     """Why a written sample may be rejected."""
 
     @property

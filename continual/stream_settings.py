@@ -49,7 +49,9 @@ def unannounced(arms: Mapping[str, Arm]) -> dict[str, Arm]:
             wrong["checks"] = f"{TOLD}, and {' and '.join(asking)} would need the task of a sample"
         if rehearsal.budget == "surprise":
             wrong["budget"] = f"{TOLD}: there is nothing to share between; take old_task or new_task"
-        if rehearsal.when == "after_task":
+        if "when" not in given:
+            fitting["when"] = "before_task"
+        elif rehearsal.when == "after_task":
             wrong["when"] = f"{TOLD}: what was written after one chunk would be of all before it, too"
         if rehearsal.asks_specialists:
             wrong["specialists"] = f"{TOLD}: nobody knows which specialist to ask"
