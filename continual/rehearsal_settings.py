@@ -142,7 +142,14 @@ class Rehearsal(Settings):
         return data
 
     @model_validator(mode="after")
-    def _share_is_of_a_mixture(self) -> "Rehearsal":
+    def _fits_together(self) -> "Rehearsal":
+        problems = []
         if self.schedule == "spaced" and self.share is not None:
-            raise problems_error([Problem(("share",), "with schedule: spaced nothing is mixed; take it out")])
+            problems.append(Problem(("share",), "with schedule: spaced nothing is mixed; take it out"))
+        if self.when == "after_task" and self.budget == "surprise":
+            problems.append(Problem(("budget",), "surprise writes more where it is needed; set when: before_task"))
+        if self.when == "after_task" and self.seed_words:
+            problems.append(Problem(("seed_words",), "are of earlier samples of a task; set when: before_task"))
+        if problems:
+            raise problems_error(problems)
         return self

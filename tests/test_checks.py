@@ -3,8 +3,10 @@
 import numpy as np
 import pytest
 import tiny
+from pydantic import ValidationError
 
 from continual.chat import Chat
+from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.budget import quotas
 from continual.rehearse.check import Draft, Page, rejection
 from continual.rehearse.cues import Cues
@@ -95,3 +97,11 @@ def test_surprise_moves_half_of_the_budget() -> None:
     wanted = quotas("surprise", 0.2, None, sizes, "new", ["a", "b", "c"], {"a": 0.3, "b": 0.1, "c": -0.2})
     assert wanted == {"a": 29, "b": 17, "c": 5}
     assert quotas("surprise", 0.2, None, sizes, "new", ["a", "b"], {}) == {"a": 20, "b": 20}
+
+
+@pytest.mark.parametrize("key", ["budget", "seed_words"])
+def test_what_needs_a_task_to_be_written_again_is_refused_where_it_is_written_once(key: str) -> None:
+    value = {"budget": "surprise", "seed_words": 3}[key]
+    with pytest.raises(ValidationError, match=f"{key}: .*when: before_task"):
+        Rehearsal.model_validate({key: value})
+    assert Rehearsal.model_validate({key: value, "when": "before_task"})

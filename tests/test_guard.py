@@ -126,7 +126,7 @@ def test_killed_again_and_again_around_the_decision_it_ends_the_same(
     world: Path, fall: None, monkeypatch: pytest.MonkeyPatch, on_breach: str
 ) -> None:
     settings = {
-        "arms": {"guarded": arm(on_breach, {**REHEARSAL, "budget": "surprise"})},
+        "arms": {"guarded": arm(on_breach, {**REHEARSAL, "budget": "surprise", "when": "before_task"})},
         "adapter": ADAPTER,
         "training": TRAINING,
         "curriculum": THREE,

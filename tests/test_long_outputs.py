@@ -124,7 +124,7 @@ def test_a_task_of_long_answers_beside_a_short_one(world: Path) -> None:
     run = teach(
         world,
         curriculum=["story", "legs", "first"],
-        arms={"a": {"rehearsal": {"checks": checks, "max_tries": 1}}},
+        arms={"a": {"rehearsal": {"checks": checks, "max_tries": 1, "when": "before_task"}}},
         training={"learning_rate": 1e-2, "num_train_epochs": 2, "tokens_per_batch": 256, "max_length": 128},
     )
     folder = run / "arms/a/seed0"

@@ -18,7 +18,7 @@ from continual.rollback import rollback
 from continual.runs import read_json
 
 ARMS = {
-    "rehearsal": arm("warn", {**REHEARSAL, "budget": "surprise"}),
+    "rehearsal": arm("warn", {**REHEARSAL, "budget": "surprise", "when": "before_task"}),
     "kept": {"rehearsal": {**REHEARSAL, "when": "after_task"}},
 }
 SETTINGS: dict[str, Any] = {"arms": ARMS, "adapter": ADAPTER, "training": TRAINING, "curriculum": THREE}

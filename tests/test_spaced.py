@@ -145,7 +145,7 @@ def test_a_run_counts_its_reviews_and_learns_them_apart(world: Path) -> None:
 
 def test_a_killed_run_with_reviews_ends_with_the_same_bytes(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     training = {"learning_rate": 1e-2, "num_train_epochs": 2, "tokens_per_batch": 64, "max_length": 48}
-    arm = {"rehearsal": {**SPACED["rehearsal"], "ratio": 0.5}}
+    arm = {"rehearsal": {**SPACED["rehearsal"], "ratio": 0.5, "distill": None}}
     settings: dict[str, Any] = {"arms": {"spaced": arm}, "training": {**training, "save_steps": 3}}
     settings["adapter"] = {"r": 2, "lora_dropout": 0.2}
     whole = teach(world, **settings, output_dir=str(world / "whole"))

@@ -107,8 +107,8 @@ def test_what_was_not_set_fits_a_stream(world: Path) -> None:
 )
 def test_what_needs_the_name_of_a_task_is_refused(world: Path, key: str, value: Any, said: str) -> None:
     with pytest.raises(ValidationError, match=said):
-        recipe(world, stream={"chunks": 3}, arms={"x": {"rehearsal": {key: value}}})
-    recipe(world, arms={"x": {"rehearsal": {key: value}}})
+        recipe(world, stream={"chunks": 3}, arms={"x": {"rehearsal": {"when": "before_task", key: value}}})
+    recipe(world, arms={"x": {"rehearsal": {"when": "before_task", key: value}}})
 
 
 def test_lamols_unbound_is_its_preset_with_a_shared_cue(world: Path) -> None:
