@@ -160,7 +160,9 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
         trainings = [recipe.training_of(arm)] * len(stages)
     rehearsed: list[dict[str, float]] = [{} for _ in stages]
     if rehearsal and teach == "sequential":
-        rehearsed = _rehearsed(rehearsal, stages, recipe.stream is not None and rehearsal.writer != "real")
+        rehearsed = _rehearsed(
+            rehearsal, recipe.quotas, stages, recipe.stream is not None and rehearsal.writer != "real"
+        )
     if rehearsal and rehearsal.writer == "model":
         total.written += round(sum(sum(written.values()) for written in rehearsed))
         total.written_tokens += round(sum(n * sizes[t].tokens for written in rehearsed for t, n in written.items()))
@@ -191,10 +193,13 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     return total
 
 
-def _rehearsed(rehearsal: Rehearsal, stages: Sequence[Mapping[str, int]], pooled: bool) -> list[dict[str, float]]:
+def _rehearsed(
+    rehearsal: Rehearsal, own: Mapping[str, int], stages: Sequence[Mapping[str, int]], pooled: bool
+) -> list[dict[str, float]]:
     """Rows of each task that are rehearsed in each stage.
 
     Args:
+        own: fixed numbers of single tasks.
         stages: rows of each task.
         pooled: whether everything so far is rehearsed together, not stage by stage.
     """
@@ -208,7 +213,9 @@ def _rehearsed(rehearsal: Rehearsal, stages: Sequence[Mapping[str, int]], pooled
         sizes = {str(number): sum(one.values()) for number, one in enumerate(earlier)}
         sizes["new"] = sum(stage.values())
         old = list(sizes)[:-1]
-        each = quotas(rehearsal.budget, rehearsal.ratio, rehearsal.samples, sizes, "new", old) if old else {}
+        fixed = {number: own[task] for number, one in zip(old, earlier, strict=True) for task in one if task in own}
+        how = (rehearsal.budget, rehearsal.ratio, rehearsal.samples)
+        each = quotas(*how, sizes, "new", old, own=fixed) if old else {}
         wanted: dict[str, float] = {}
         for number, samples in each.items():
             for task, rows in earlier[int(number)].items():

@@ -38,6 +38,8 @@ class Material:
     """In the order of R's columns."""
     remembered: Mapping[str, Remembered]
     """The tasks that are known without their data, whose samples are empty."""
+    quotas: Mapping[str, int]
+    """Samples to rehearse of single tasks, where the curriculum says so."""
     exams: Mapping[str, Exam]
     exam_on: Callable[[str, Sequence[Sample]], Exam]
     """The exam of a task on other samples than the test's."""
@@ -239,6 +241,7 @@ def gather(
         chat=chat,
         samples=samples,
         remembered=remembered,
+        quotas=recipe.quotas,
         exams=exams,
         general=beside,
         neutral=perplexity.read(recipe.evaluate.perplexity, chat, longest) if recipe.evaluate.perplexity else [],

@@ -123,9 +123,11 @@ class Recipe(Settings):
     @field_validator("stream")
     @classmethod
     def _no_task_has_epochs_of_its_own(cls, stream: Stream | None, info: ValidationInfo) -> Stream | None:
-        own = [entry.task for entry in info.data.get("curriculum", ()) if entry.num_train_epochs]
+        entries = info.data.get("curriculum", ())
+        own = [entry.task for entry in entries if entry.num_train_epochs or entry.rehearsal_samples]
         if stream is not None and own:
-            raise ValueError(f"{TOLD}, and {', '.join(own)} cannot have num_train_epochs of their own")
+            told = f"{TOLD}, and {', '.join(own)} cannot have num_train_epochs or rehearsal_samples of their own"
+            raise ValueError(told)
         return stream
 
     @field_validator("start")
@@ -215,11 +217,16 @@ class Recipe(Settings):
         """Those of the tasks whose data is there: the columns of R."""
         return tuple(entry.task for entry in self.curriculum if entry.remembered is None)
 
+    @property
+    def quotas(self) -> dict[str, int]:
+        """Samples to rehearse of single tasks."""
+        return {entry.task: entry.rehearsal_samples for entry in self.curriculum if entry.rehearsal_samples}
+
     def training_of(self, arm: str, task: str | None = None) -> Training:
         """How an arm learns a task: the recipe's training, changed by the arm, then by the task's entry."""
         training = self.training.changed(self.arms[arm].training)
         entry = next((entry for entry in self.curriculum if entry.task == task), None)
-        own = entry.model_dump(exclude={"task", "remembered"}, exclude_none=True) if entry else {}
+        own = entry.model_dump(include={"max_samples", "num_train_epochs"}, exclude_none=True) if entry else {}
         return training.changed(own)
 
     def resolved(self) -> dict[str, Any]:

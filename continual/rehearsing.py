@@ -100,6 +100,7 @@ def rehearsing(
                 new,
                 old,
                 risen,
+                material.quotas,
             ),
             pool=pool,
             folder=record.folder / "rehearsed",

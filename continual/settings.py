@@ -37,6 +37,9 @@ class CurriculumEntry(Settings):
     num_train_epochs: int | None = Field(None, ge=1)
     """Instead of `training.num_train_epochs`."""
 
+    rehearsal_samples: int | None = Field(None, ge=1)
+    """Samples of this task to rehearse, instead of what an arm's `rehearsal` says of all."""
+
     remembered: Remembered | None = None
     """The data is gone: the task was learned before, is rehearsed, and is neither taught nor measured."""
 

@@ -33,6 +33,17 @@ def test_our_budget_gives_each_old_task_a_share_of_its_own_size() -> None:
     assert quotas("old_task", 0.2, 50, SIZES, "woz", ["sst", "srl"]) == {"sst": 50, "srl": 50}
 
 
+def test_a_tasks_own_quota_wins() -> None:
+    own = {"srl": 10, "woz": 9}
+    assert quotas("old_task", 0.2, None, SIZES, "woz", ["sst", "srl"], own=own) == {"sst": 1384, "srl": 10}
+    assert quotas("new_task", 0.2, 50, SIZES, "woz", ["sst", "srl"], own={"sst": 3}) == {"sst": 3, "srl": 50}
+
+
+def test_the_curriculum_gives_a_task_its_quota(world: Path) -> None:
+    run = teach(world, curriculum=[{"task": "sound", "rehearsal_samples": 3}, "legs"])
+    assert read_json(run / "arms/rehearsal/seed0/run.json")["rehearsed"][0]["wanted"] == 3
+
+
 def test_a_cue_is_the_tasks_own_or_shared() -> None:
     own, shared = (Cues(kind, {"sst": 0, "srl": 1}, {}) for kind in ("task", "shared"))
     assert own.texts["sst"] == ("sst",)

@@ -19,6 +19,7 @@ def quotas(
     new: str,
     old: Sequence[str],
     surprise: Mapping[str, float] | None = None,
+    own: Mapping[str, int] | None = None,
 ) -> dict[str, int]:
     """The number of samples to rehearse, per earlier task.
 
@@ -31,15 +32,17 @@ def quotas(
         samples: a fixed number for each earlier task; wins over `ratio`.
         sizes: training rows of each task.
         surprise: the rise of the loss in nats, by task; what has none of its own yet counts as the mean.
+        own: fixed numbers of single tasks; win over everything else.
     """
+    fixed = {task: number for task, number in (own or {}).items() if task in old}
     if samples is not None:
-        return {task: samples for task in old}
+        return {task: samples for task in old} | fixed
     equal = {task: math.ceil(ratio * sizes[task]) for task in old}
     if budget == "old_task":
-        return equal
+        return equal | fixed
     if budget == "surprise":
-        return _by_surprise(equal, surprise or {})
-    return {task: math.ceil(ratio * sizes[new]) // len(old) for task in old}
+        return _by_surprise(equal, surprise or {}) | fixed
+    return {task: math.ceil(ratio * sizes[new]) // len(old) for task in old} | fixed
 
 
 def _by_surprise(equal: Mapping[str, int], surprise: Mapping[str, float]) -> dict[str, int]:
