@@ -114,7 +114,7 @@ def sequential(
                 take_back(after, number, decision.trained)
                 pupil = pupil_of(number)
         missing = record.missing(number)
-        if missing:
+        if missing or number == len(record.R):  # a step of which nothing is asked has its row of R, too
             if number == newest(after):
                 examined = pupil.strategy.lm
             elif folder.exists():
@@ -286,7 +286,8 @@ def put(
     record.save()
     cells = zip(record.tasks, record.R[row], strict=True)
     shown = "  ".join(f"{task} {cell:.0%}" for task, cell in cells if cell is not None and task in tasks)
-    teller.say(f"    [dim]scores[/dim]  {shown}")
+    if tasks:
+        teller.say(f"    [dim]scores[/dim]  {shown}")
 
 
 def newest(after: Path) -> int:

@@ -191,6 +191,19 @@ def test_a_memory_of_real_rows_is_kept_by_chunk(world: Path) -> None:
     assert told["cost"]["real_rows_kept"] == 12
 
 
+def test_a_chunk_in_which_no_task_ends_has_its_row_all_the_same(world: Path) -> None:
+    settings = {"stream": {"chunks": 4}, "arms": {"rehearsal": ARM}, "evaluate": {"limit": 8, "after": "own_and_last"}}
+    run = teach(world, **settings)  # sound ends in the second, legs in the fourth
+    told = read_json(run / "arms/rehearsal/seed0/run.json")
+    known = [[cell is not None for cell in row] for row in told["R"]]
+    assert known == [[True, True], [False, False], [True, False], [False, False], [True, True]]
+    trained = [read_json(run / f"arms/rehearsal/seed0/after/{n}/trained.json") for n in (4,)]
+    assert told["rows"][1:] == told["steps"] and [e["before"] for e in told["rehearsed"]] == told["steps"][1:]
+    assert told["cost"]["train_tokens"] > 3 * trained[0]["train_tokens"]
+    plain = teach(world, **{**settings, "evaluate": {"limit": 8}}, output_dir=str(world / "plain"))
+    assert read_json(plain / "arms/rehearsal/seed0/run.json")["R"][4] == told["R"][4]
+
+
 def test_a_stream_that_dies_ends_with_the_same_bytes(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from test_resume import ADAPTER, TRAINING, Killed, die_at, matrices
 
