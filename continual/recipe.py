@@ -122,10 +122,14 @@ class Recipe(Settings):
 
     @field_validator("stream")
     @classmethod
-    def _no_task_has_epochs_of_its_own(cls, stream: Stream | None, info: ValidationInfo) -> Stream | None:
-        own = [entry.task for entry in info.data.get("curriculum", ()) if entry.num_train_epochs]
+    def _tasks_can_be_cut(cls, stream: Stream | None, info: ValidationInfo) -> Stream | None:
+        entries = info.data.get("curriculum", ())
+        own = [entry.task for entry in entries if entry.num_train_epochs]
         if stream is not None and own:
             raise ValueError(f"{TOLD}, and {', '.join(own)} cannot have num_train_epochs of their own")
+        gone = [entry.task for entry in entries if entry.remembered is not None]
+        if stream is not None and gone:
+            raise ValueError(f"the data of {', '.join(gone)} is gone, and cannot be cut into chunks")
         return stream
 
     @field_validator("start")
