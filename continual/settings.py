@@ -231,10 +231,15 @@ class Arm(Settings):
         return guard
 
     @property
+    def stores_rows(self) -> bool:
+        """Whether real rows of earlier tasks are learned again."""
+        method = self.method is not None and METHODS[self.method].keeps_rows
+        return method or (self.rehearsal is not None and self.rehearsal.writer == "real")
+
+    @property
     def keeps_rows(self) -> bool:
-        """Whether real rows of earlier tasks are read again, so that no zero is claimed."""
-        stores = self.method is not None and METHODS[self.method].keeps_rows
-        return stores or self.rehearsal is None or self.rehearsal.writer == "real"
+        """Whether real rows of earlier tasks may be read again, since no zero is claimed."""
+        return self.stores_rows or self.rehearsal is None
 
     def problems(self, training: Training) -> list[Problem]:
         """What is wrong with this arm's `training` on top of the recipe's."""
