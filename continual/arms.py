@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -26,6 +26,7 @@ from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
 from continual.rehearse.base import BASE, CUE, base_cue, kind_of
+from continual.rehearse.shape import Shape
 from continual.rehearse.teacher import Specialists, weights_of
 from continual.rehearse.writer import ModelWriter
 from continual.rehearsing import cues_of, rehearsing
@@ -93,20 +94,24 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         assert recipe.keep is not None
         each = [own[t] for t in record.order] if chunks is None else [hyperparameters(training)] * chunks
         guardian = watching(arm, material, record, methods) if arm.guard is not None else None
-        if arm.guard is not None and arm.guard.on_breach == "rollback":
-            _check_state(name, arm, others)
         sequential(taught, record, each, teaching, teller, methods, recipe.keep, others, guardian)
 
 
 def check_plugins(recipe: Recipe) -> None:
-    """See that the foreign plugins of all arms can be made.
+    """See that the foreign plugins of all arms can be made, and be taken back where a guard may do that.
 
     Raises:
         ContinualError: one cannot.
     """
-    for arm in recipe.arms.values():
-        if arm.plugin is not None:
-            foreign(arm.plugin.class_, arm.plugin.args)
+    for name, arm in recipe.arms.items():
+        if arm.plugin is None:
+            continue
+        plugin = foreign(arm.plugin.class_, arm.plugin.args)
+        if arm.guard is not None and arm.guard.on_breach == "rollback" and not isinstance(plugin, Stateful):
+            raise ContinualError(
+                f"arms.{name}.guard.on_breach: rollback needs plugins with state_dict and load_state_dict; "
+                f"{arm.plugin.class_} has none. Take stop or warn"
+            )
 
 
 def hyperparameters(training: Training) -> Hyperparameters:
@@ -130,33 +135,24 @@ def watching(arm: Arm, material: Material, record: Record, methods: Sequence[Met
     An arm that keeps no real row has a writer. It writes what the guard examines, with the model's greedy answers.
     """
     assert arm.guard is not None
-    writers = [method.writer for method in methods if isinstance(method, RehearsalPlugin)]
-    written = [replace(writer, relabel=True) for writer in writers if isinstance(writer, ModelWriter)]
+    writer: ModelWriter | None = None
+    shapes: Callable[[], Mapping[str, Shape]] = dict
+    if not arm.keeps_rows:
+        rehearsal = next(method for method in methods if isinstance(method, RehearsalPlugin))
+        assert isinstance(rehearsal.writer, ModelWriter)
+        writer, shapes = replace(rehearsal.writer, relabel=True), lambda: rehearsal.shapes
     return Guardian(
         order=record.order,
         folder=record.folder / "guard",
         limit=arm.guard.max_forgetting,
         on_breach=arm.guard.on_breach,
         material=material,
-        writer=None if arm.keeps_rows else written[0],
+        writer=writer,
         samples=arm.guard.samples,
         choices=material.label_sets,
+        shapes=shapes,
         seed=derive(material.seed, "guard"),
     )
-
-
-def _check_state(name: str, arm: Arm, others: Sequence[Any]) -> None:
-    """See that everything can be taken back to an earlier state.
-
-    Raises:
-        ContinualError: a foreign plugin has none.
-    """
-    if not all(isinstance(plugin, Stateful) for plugin in others):
-        assert arm.plugin is not None
-        raise ContinualError(
-            f"arms.{name}.guard.on_breach: rollback needs plugins with state_dict and load_state_dict; "
-            f"{arm.plugin.class_} has none. Take stop or warn"
-        )
 
 
 def lesson_of(collate: Collate, material: Material, record: Record, teller: Teller) -> Lesson:

@@ -7,7 +7,7 @@ it had learned the task, and that it never learns from. What is decided is writt
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from continual import evaluate
 from continual.material import Material
 from continual.rehearse import text
+from continual.rehearse.shape import Shape
 from continual.rehearse.writer import Writer
 from continual.runs import read_json, write_json
 from continual.sample import Sample
@@ -69,8 +70,8 @@ class Decision:
         """What it says to the user; empty where nothing is wrong."""
         if not self.breaches:
             unseen = ", ".join(self.unseen)
-            seen_as = "cannot be watched: no sample written of it passed its checks"
-            return f"guard: after {self.after}, {unseen} {seen_as}; {self._then}" if unseen else ""
+            why = "its data is gone" if self.rows == "dev" else "no sample written of it passed its checks"
+            return f"guard: after {self.after}, {unseen} cannot be watched: {why}; {self._then}" if unseen else ""
         lost = ", ".join(f"{task} has lost {100 * lost:.1f} points" for task, lost in self.breaches.items())
         what = "its dev rows" if self.rows == "dev" else "samples written when it was learned"
         return (
@@ -104,6 +105,7 @@ class Guardian:
         writer: writes samples to be examined on; None where dev rows may be read.
         samples: how many it writes of each task.
         choices: label set of each task.
+        shapes: of the rows of each task, as far as they are known when it writes.
         seed: every random draw derives from it.
     """
 
@@ -118,11 +120,12 @@ class Guardian:
         writer: Writer | None,
         samples: int,
         choices: Mapping[str, tuple[str, ...]],
+        shapes: Callable[[], Mapping[str, Shape]],
         seed: int,
     ) -> None:
         self.order, self.folder, self.limit, self.on_breach = order, folder, limit, on_breach
         self.material, self.writer, self.samples = material, writer, samples
-        self.choices, self.seed = choices, seed
+        self.choices, self.shapes, self.seed = choices, shapes, seed
 
     def _path(self, number: int) -> Path:
         return self.folder / f"{number}.json"
@@ -175,7 +178,8 @@ class Guardian:
         paths = {path.stem.partition("-")[2]: path for path in sorted(self.folder.glob("*-*.jsonl"))}
         wanted = {task: self.samples for task in learnt if task not in paths}
         if wanted:
-            for task, written in self.writer.write(model, wanted, derive(self.seed, number, "guard")).items():
+            seed = derive(self.seed, number, "guard")
+            for task, written in self.writer.write(model, wanted, seed, shapes=self.shapes()).items():
                 paths[task] = self.folder / f"{number}-{task}.jsonl"
                 text.save(paths[task], written)
         fresh = {task: text.load(paths[task]) for task in learnt}

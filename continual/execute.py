@@ -59,9 +59,8 @@ def run(
         check_plugins(plan.recipe)
     materials = _Materials(tasks, task_folders, data_root)
     first = materials.of(planned[0])
-    fingerprints = first.fingerprints
     if old is not None:
-        _check_data(run, old, fingerprints)
+        _check_data(run, old, first.fingerprints)
     with _writing(run.path), run.locked():
         if fresh:
             run.remove()
@@ -127,7 +126,7 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     if not record.general:
         record.general = [_base_general(material, recipe, folder)]
     asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
-    asked += [recipe.evaluate.limit, recipe.evaluate.split, *([recipe.start] if recipe.start is not None else [])]
+    asked += [recipe.evaluate.limit, recipe.evaluate.split, *_start(recipe)]
     path = folder / f"{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
     known: dict[str, Any] = read_json(path) if path.exists() else {}
     missing = [task for task in record.tasks if task not in known]
@@ -141,15 +140,20 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
     record.save()
 
 
+def _start(recipe: Recipe) -> list[str]:
+    """What else an untaught model is known by."""
+    return [recipe.start] if recipe.start is not None else []
+
+
 def _base_general(material: Material, recipe: Recipe, folder: Path) -> Measured | None:
     """General ability of the untaught base, measured once like row 0."""
     asked = [recipe.model_name_or_path, recipe.dtype, recipe.roles, recipe.training.max_length]
-    asked += [recipe.evaluate.model_dump(mode="json", exclude={"batch_tokens"})]
+    asked += [recipe.evaluate.model_dump(mode="json", exclude={"batch_tokens"}), *_start(recipe)]
     path = folder / f"general-{hashlib.sha256(json.dumps(asked).encode()).hexdigest()[:8]}.json"
     if path.exists():
         known: Measured = read_json(path)
         return known
-    measured = material.general_ability(material.base()) if material.asks_general else None
+    measured = material.general_ability(material.untaught()) if material.asks_general else None
     if measured is not None:
         write_json(path, measured)
     return measured

@@ -208,12 +208,12 @@ def forgetting(R: Matrix, spans: Spans | None = None) -> Cell:
     (other libraries put the last row into the maximum, and can never be negative). It is taken over the rows
     that are known; where a task was examined only when it was taught and at the end, that is -BWT.
     """
-    return _mean(forgotten(R, spans))
+    return _mean(list(forgotten(R, spans).values()))
 
 
-def forgotten(R: Matrix, spans: Spans | None = None) -> list[Cell]:
-    """max_{l∈1..T−1} R[l][j] − R[T][j] for each task j < T: what `forgetting` is the mean of."""
-    return [_minus(_best_known([row[j] for row in R[1:-1]]), R[-1][j]) for j in _earlier(R, spans)]
+def forgotten(R: Matrix, spans: Spans | None = None) -> dict[int, Cell]:
+    """max_{l∈1..T−1} R[l][j] − R[T][j] by column, for the tasks j < T: what `forgetting` is the mean of."""
+    return {j: _minus(_best_known([row[j] for row in R[1:-1]]), R[-1][j]) for j in _earlier(R, spans)}
 
 
 def intransigence(R: Matrix, reference: Sequence[Cell], spans: Spans | None = None) -> Cell:

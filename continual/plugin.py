@@ -46,8 +46,12 @@ class MethodPlugin(SupervisedPlugin):
         """Real rows of each earlier task that lay in a memory for the current one: `task`, `rows`, `bytes`."""
         return []
 
-    def skip(self, task: str) -> None:
-        """A task was taken back: the model does not know it, though its place in the order stays."""
+    def skip(self, number: int) -> None:
+        """A task was taken back: the model does not know it, though its place in the order stays.
+
+        Args:
+            number: of the task in the order taught, from 0.
+        """
 
     def state_dict(self) -> dict[str, Any]:
         return {}

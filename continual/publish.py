@@ -7,12 +7,12 @@ from typing import Any
 
 from continual import report, results
 from continual.card import card
-from continual.runs import write_text
+from continual.runs import read_json, write_text
 
 
 def publish(run_dir: Path) -> dict[str, Any]:
     """Write all of it anew from the files of a run, finished or not; gives the results."""
     report.write([run_dir], run_dir / "report.html")
-    collected = results.collect(run_dir)
+    collected: dict[str, Any] = read_json(run_dir / results.FILE)
     write_text(run_dir / "README.md", card(collected))
     return collected

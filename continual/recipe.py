@@ -17,13 +17,13 @@ from pydantic import (
 from continual import overrides as overriding
 from continual import yamlfile
 from continual.errors import ContinualError
+from continual.evaluate_settings import Evaluate
 from continual.paths import shipped
 from continual.problems import Problem, annotation_at, did_you_mean, problems_error, problems_of
 from continual.settings import (
     Adapter,
     Arm,
     CurriculumEntry,
-    Evaluate,
     Training,
     checked_arms,
 )
@@ -122,12 +122,15 @@ class Recipe(Settings):
 
     @field_validator("stream")
     @classmethod
-    def _no_task_has_epochs_of_its_own(cls, stream: Stream | None, info: ValidationInfo) -> Stream | None:
+    def _tasks_can_be_cut(cls, stream: Stream | None, info: ValidationInfo) -> Stream | None:
         entries = info.data.get("curriculum", ())
         own = [entry.task for entry in entries if entry.num_train_epochs or entry.rehearsal_samples]
         if stream is not None and own:
             told = f"{TOLD}, and {', '.join(own)} cannot have num_train_epochs or rehearsal_samples of their own"
             raise ValueError(told)
+        gone = [entry.task for entry in entries if entry.remembered is not None]
+        if stream is not None and gone:
+            raise ValueError(f"the data of {', '.join(gone)} is gone, and cannot be cut into chunks")
         return stream
 
     @field_validator("start")

@@ -124,16 +124,15 @@ def read_run(folder: Path) -> dict[str, Any]:
     columns, after, R = read_matrix(folder / "R.csv")
     keys = ("teach", "seed", "set", "order", "steps", "spans", "ci", "cost", "rehearsed")
     run = {key: stored[key] for key in keys}
-    measured = general.told(after, stored["general"])
-    if stored["teach"] == "sequential" and stored["spans"] is None:
+    told = general.told(after, stored["general"])
+    if run["teach"] == "sequential" and run["spans"] is None:
         # What cannot be measured has neither a row nor a column.
-        order = stored["order"]
-        there = [row for row in range(len(R)) if row == 0 or order[row - 1] in columns]
+        there = [row for row in range(len(R)) if row == 0 or run["order"][row - 1] in columns]
         after, R = [after[row] for row in there], [R[row] for row in there]
-        run["ci"] = [stored["ci"][row] for row in there]
-        run["order"] = run["steps"] = [task for task in order if task in columns]
+        run["ci"], told = [run["ci"][row] for row in there], [one for row, one in enumerate(told) if row in there]
+        run["order"] = run["steps"] = [task for task in run["order"] if task in columns]
     run["guard"] = stored.get("guard", [])  # older runs have none
-    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R, "general": measured}
+    return {"run": folder.name, **run, "columns": columns, "after": after, "R": R, "general": told}
 
 
 def _align(run: dict[str, Any], tasks: list[str]) -> None:

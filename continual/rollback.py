@@ -25,6 +25,7 @@ def rollback(run_dir: Path, task: str, arm: str | None, seed: int | None, consol
     """Take the sequential arms of a run back to the state after a task, and write the report anew.
 
     Args:
+        task: where tasks are not announced, a chunk: ``chunk 2``.
         arm: only this one; all if left out.
         seed: only the runs of this one; all if left out.
 
@@ -42,8 +43,9 @@ def rollback(run_dir: Path, task: str, arm: str | None, seed: int | None, consol
         manifest = run.manifest()
         run.write_manifest({**manifest, "state": f"rolled back to {task}"})
         for record in found:
-            gone = record.order[record.order.index(task) + 1 :]
-            _cut(record, record.order.index(task) + 1)
+            number = record.steps.index(task) + 1
+            gone = record.steps[number:]
+            _cut(record, number)
             said = f"forgets {', '.join(gone)}" if gone else "has learned nothing since"
             console.print(
                 f"{record.arm} {record.folder.name}: back after {task}, {said}", highlight=False, markup=False
@@ -72,7 +74,8 @@ def _chosen(run: Run, arm: str | None, seed: int | None) -> list[Record]:
 
 def _record(folder: Path, told: dict[str, Any]) -> Record:
     names = ("arm", "teach", "seed", "set", "order", "tasks")
-    record = Record(folder=folder, **{name: told[name] for name in names})
+    chunks = len(told["steps"]) if told["spans"] is not None else None
+    record = Record(folder=folder, chunks=chunks, **{name: told[name] for name in names})
     record.load()
     return record
 
@@ -84,33 +87,37 @@ def _states(record: Record) -> list[int]:
 def _missing(record: Record, task: str) -> str | None:
     """Why a run cannot go back; None if it can."""
     name = f"{record.arm} {record.folder.name}"
-    if task not in record.order:
-        return f"{name}: '{task}' is none of its tasks{did_you_mean(task, record.order)}"
+    if record.chunks is not None and task in record.order:
+        return f"{name}: its tasks are not announced, and states lie between chunks; --to takes 'chunk 1' and so on"
+    if task not in record.steps:
+        return f"{name}: '{task}' is none of its tasks{did_you_mean(task, record.steps)}"
     states = _states(record)
-    if record.order.index(task) + 1 in states:
+    if record.steps.index(task) + 1 in states:
         return None
-    there = ", ".join(record.order[number - 1] for number in states) or "none"
+    there = ", ".join(record.steps[number - 1] for number in states) or "none"
     return f"{name}: the state after {task} is not there (`keep: all` keeps them); there is: {there}"
 
 
 def _cut(record: Record, number: int) -> None:
-    """Remove everything that came after the task of a number."""
+    """Remove everything that came after the task, or the chunk, of a number."""
     folder = record.folder
     remove_folder(folder / "checkpoints")
     for row in range(number + 1, len(record.R)):
         trained = read_json(folder / "after" / str(row) / "trained.json")
         for name in ("seconds", "train_tokens", "generated_tokens"):
             setattr(record.cost, name, getattr(record.cost, name) - trained[name])
-    later = record.order[number:]
+        record.kept = record.kept[: len(record.kept) - len(trained.get("kept", []))]  # older runs have none
+    later = record.steps[number:]
     record.cost.generated_tokens -= sum(check["generated_tokens"] for check in _of(record.guard, "after", later))
     record.rows, record.R, record.ci = record.rows[: number + 1], record.R[: number + 1], record.ci[: number + 1]
+    record.general = record.general[: number + 1]
     record.rehearsed = [e for e in record.rehearsed if e not in _of(record.rehearsed, "before", later)]
     record.guard = [check for check in record.guard if check not in _of(record.guard, "after", later)]
     record.count_real()
     # run.json first: it decides what a run does that goes on, and which then writes R.csv as well.
     write_json(record.path, record.content)
     record.save()
-    for late in range(len(record.order), number, -1):
+    for late in range(len(record.steps), number, -1):
         _remove(folder / "guard", f"{late}.json", f"{late}-*.jsonl")
         remove_folder(folder / "after" / str(late))
         _remove(folder / "rehearsed", f"{late}-*.jsonl")

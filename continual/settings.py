@@ -3,7 +3,6 @@
 Every class is frozen and refuses unknown keys. `continual.recipe` puts them together.
 """
 
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import (
@@ -234,10 +233,15 @@ class Arm(Settings):
         return guard
 
     @property
+    def stores_rows(self) -> bool:
+        """Whether real rows of earlier tasks are learned again."""
+        method = self.method is not None and METHODS[self.method].keeps_rows
+        return method or (self.rehearsal is not None and self.rehearsal.writer == "real")
+
+    @property
     def keeps_rows(self) -> bool:
-        """Whether real rows of earlier tasks are read again, so that no zero is claimed."""
-        stores = self.method is not None and METHODS[self.method].keeps_rows
-        return stores or self.rehearsal is None or self.rehearsal.writer == "real"
+        """Whether real rows of earlier tasks may be read again, since no zero is claimed."""
+        return self.stores_rows or self.rehearsal is None
 
     def problems(self, training: Training) -> list[Problem]:
         """What is wrong with this arm's `training` on top of the recipe's."""
@@ -297,46 +301,6 @@ class Arm(Settings):
             wrong = problems_of(error, method.arguments, self.method_args)
             found += [Problem(("method_args", *problem.keys), problem.message) for problem in wrong]
         return found
-
-
-class Evaluate(Settings):
-    """How scores are measured."""
-
-    limit: int | None = Field(None, ge=1)
-    """Rows of each test split, the same ones for every seed and arm; null: all."""
-
-    after: Literal["every_task", "own_and_last"] = "every_task"
-    """Examine every task after each one; or each right after it was taught, and all of them at the end."""
-
-    split: Literal["test", "dev"] = "test"
-    """`dev` for choosing and tuning: rows held out of train, so that the test rows stay untouched."""
-
-    batch_tokens: int = Field(131072, ge=1)
-    """Tokens decoded side by side: lower needs less memory."""
-
-    general: tuple[str, ...] = ()
-    """Tasks that are examined after each step, and never taught: general ability."""
-
-    perplexity: str | None = None
-    """A file of neutral text whose perplexity is measured after each step."""
-
-    @field_validator("general")
-    @classmethod
-    def _general_tasks_exist(cls, general: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-        wrong_with = (info.context or {}).get("wrong_with_task", lambda name: None)
-        wrong = {n: wrong_with(task) for n, task in enumerate(general)}
-        wrong |= {n: "is there twice" for n, task in enumerate(general) if task in general[:n]}
-        if any(wrong.values()):
-            raise problems_error([Problem((n,), message) for n, message in wrong.items() if message])
-        return general
-
-    @field_validator("perplexity")
-    @classmethod
-    def _neutral_text_exists(cls, file: str | None, info: ValidationInfo) -> str | None:
-        # A run whose text has gone can still be talked to: only a recipe that is read from a file is checked.
-        if file is not None and info.context and not Path(file).is_file():
-            raise ValueError(f"there is no file {file} here")
-        return file
 
 
 def checked_arms(

@@ -29,8 +29,8 @@ from continual.task import find_task, read_task
 
 OF_ENTRY = tuple(name for name in CurriculumEntry.model_fields if name not in ("task", "remembered"))
 OF_ARM = ("training", "rehearsal", "method_args", "guard")
-LEARNED_WITH = ("cue", "when", "rehearse_base", "base_samples", "preset")
-"""Settings of rehearsal that the earlier tasks were learned with, so that no other can call for them."""
+LEARNED_WITH = ("cue", "when", "rehearse_base", "base_samples", "preset", "schedule", "day_steps", "distill")
+"""Settings of rehearsal that the earlier tasks were learned with: no other cue calls for them, no other state fits."""
 
 ADAPTER_LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 1e-5
 """For a model from elsewhere, where nothing else is said."""
@@ -166,6 +166,8 @@ def _of_run(
     before = Recipe.model_validate(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))
     folder = _chosen(run, before, arm, seed)
     told = read_json(folder / "run.json")
+    if told["spans"] is not None:
+        raise ContinualError(f"{run_dir}: its tasks are not announced; a longer stream would be cut at other places")
     number = max((int(p.name) for p in (folder / "after").glob("*") if p.name.isdigit()), default=0)
     knows = told["order"][:number]
     where = f"{run_dir}: {told['arm']} {folder.name}"
@@ -178,7 +180,7 @@ def _of_run(
     at_point = before.with_set(told["set"]) if told["set"] else before
     gone = {name: why for name in knows if (why := _missing(at_point, name, data_root, folders)) is not None}
     unknown = [name for name in gone if name not in manifest.get("remembered", {})]
-    if gone and at_point.arms[told["arm"]].keeps_rows and at_point.arms[told["arm"]].rehearsal is not None:
+    if gone and at_point.arms[told["arm"]].stores_rows:
         raise ContinualError(
             f"{where} replays stored rows, and those of {', '.join(gone)} are gone; take another --arm"
         )
@@ -245,7 +247,7 @@ def _grown(
     """
     entry = {key: value for key, value in changes.items() if key in OF_ENTRY}
     of_arm = {key: value for key, value in changes.items() if key.split(".")[0] in OF_ARM}
-    fixed = [key for key in of_arm if key.split(".")[0] == "rehearsal" and key.split(".")[-1] in LEARNED_WITH]
+    fixed = [key for key in of_arm if key.startswith("rehearsal.") and key.split(".")[1] in LEARNED_WITH]
     wrong = [f"{key}: the earlier tasks were learned with it; it cannot be changed now" for key in fixed]
     allowed = f"{', '.join(OF_ENTRY)}, and what is below {', '.join(OF_ARM)}"
     wrong += [
@@ -295,7 +297,8 @@ def _begin(run_dir: Path, folder: Path, out: Path, recipe: Recipe, number: int, 
         for texts in ("rehearsed", "guard"):
             if (folder / texts).is_dir():
                 shutil.copytree(folder / texts, new / texts)
-        write_json(new / "run.json", {**read_json(folder / "run.json"), "set": {}, "order": list(recipe.tasks)})
+        order = list(recipe.tasks)
+        write_json(new / "run.json", {**read_json(folder / "run.json"), "set": {}, "order": order, "steps": order})
         shutil.copy(folder / "R.csv", new / "R.csv")
         write_text(there / "recipe.yaml", yaml.safe_dump(resolved, sort_keys=False, allow_unicode=True))
         write_json(

@@ -108,13 +108,14 @@ def sequential(
         if decision is not None and decision.line and number >= len(record.R):
             teller.say(f"    [yellow]{escape(decision.line)}[/yellow]")
         if decision is not None and decision.action == "rollback":
-            for method in methods:
-                method.skip(task)
-            if not folder.exists() or not read_json(folder / TRAINED).get("rolled_back"):
+            # Of what came before the newest state, nothing is left to be done.
+            if number >= done and not (folder.exists() and read_json(folder / TRAINED).get("rolled_back")):
                 take_back(after, number, decision.trained)
                 pupil = pupil_of(number)
+            for method in methods:
+                method.skip(number - 1)
         missing = record.missing(number)
-        if missing:
+        if missing or number == len(record.R):  # a step of which nothing is asked has its row of R, too
             if number == newest(after):
                 examined = pupil.strategy.lm
             elif folder.exists():
@@ -286,7 +287,8 @@ def put(
     record.save()
     cells = zip(record.tasks, record.R[row], strict=True)
     shown = "  ".join(f"{task} {cell:.0%}" for task, cell in cells if cell is not None and task in tasks)
-    teller.say(f"    [dim]scores[/dim]  {shown}")
+    if tasks:
+        teller.say(f"    [dim]scores[/dim]  {shown}")
 
 
 def newest(after: Path) -> int:

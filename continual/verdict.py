@@ -24,10 +24,10 @@ class Verdict:
     arm: str
     run: str
     taught: list[str]
-    """The tasks whose row of R is there; fewer than planned where the run has not finished."""
+    """The tasks that have ended; fewer than planned where the run has not finished."""
     planned: int
     lost: dict[str, Cell]
-    """By task, without the last one and those that a guard took back; None where a cell of R is unknown."""
+    """By task, without what ended last and those that a guard took back; None where a cell of R is unknown."""
 
     def beyond(self, limit: float) -> list[str]:
         """The tasks that lost more than the limit. What cannot be known is not passed."""
@@ -78,14 +78,16 @@ def _in_sequence(folder: Path) -> bool:
 
 def _verdict(folder: Path) -> Verdict:
     run = read_run(folder)
-    taught = run["order"][: len(run["R"]) - 1]
+    order, spans = run["order"], run["spans"] or [(step, step) for step in range(1, len(run["order"]) + 1)]
+    ended = {task: span for task, span in zip(order, spans, strict=True) if span[1] < len(run["R"])}
+    taught = list(ended)
     taken_back = {check["after"] for check in run["guard"] if check["action"] == "rollback"}
     R = in_order(run["R"], run["columns"], taught)
-    lost = dict(zip(taught[:-1], forgotten(R), strict=True)) if taught else {}
+    lost = {taught[column]: value for column, value in forgotten(R, list(ended.values())).items()}
     return Verdict(
         arm=folder.parent.name,
         run=folder.name,
         taught=taught,
-        planned=len(run["order"]),
+        planned=len(order),
         lost={task: value for task, value in lost.items() if task not in taken_back},
     )

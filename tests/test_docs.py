@@ -13,13 +13,14 @@ import yaml
 from pydantic import BaseModel
 from pydantic_core import PydanticUndefined
 
+from continual.evaluate_settings import Evaluate
 from continual.guard_settings import Guard
 from continual.pretrain import Corpus, PretrainSettings, Sizes, Vocabulary
 from continual.recipe import Recipe, load_recipe
 from continual.rehearsal_settings import Distill, Rehearsal
 from continual.remembered import Remembered
 from continual.score import METRICS
-from continual.settings import Adapter, Arm, CurriculumEntry, Evaluate, Training
+from continual.settings import Adapter, Arm, CurriculumEntry, Training
 from continual.stream_settings import Stream
 from continual.task import list_tasks, read_task
 from continual.taskfile import UNSUPPORTED, Generation, Local, Metadata, Metric, TaskFile

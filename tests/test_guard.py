@@ -1,16 +1,18 @@
 """The guard of an arm: what it examines, what it decides, and that a kill at the decision changes nothing."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from conftest import recipe, teach
+from conftest import ANIMALS, recipe, teach, write_task
 from pydantic import ValidationError
 from test_resume import ADAPTER, Killed, die_at, matrices
 
 from continual import breach
 from continual.breach import Decision, forgotten
 from continual.record import Cost, Record
+from continual.rehearse.writer import ModelWriter
 from continual.runs import read_json
 
 THREE = ["sound", "legs", "first"]
@@ -121,6 +123,76 @@ def test_rollback_leaves_the_run_as_if_the_task_had_not_been_there(
         assert trained[1]["train_tokens"] > 0
 
 
+METHODS: dict[str, dict[str, Any]] = {
+    "ewc_online": {"lambda": 10, "importance_samples": 10},
+    "agem": {"patterns_per_experience": 10, "sample_size": 8},
+    "replay": {"mem_size": 12},
+    "slao": {},
+}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_method_does_not_count_what_was_taken_back(world: Path, fall: None, method: str) -> None:
+    write_task(world / "tasks", "last", {animal: animal[-1] for animal in ANIMALS})
+    arms = {"guarded": arm("rollback", method=method, method_args=METHODS[method])}
+    settings = {"arms": arms, "adapter": ADAPTER, "training": TRAINING, "keep": "last"}
+    whole = run_of(teach(world, **settings, curriculum=[*THREE, "last"], output_dir=str(world / "whole")), "guarded")
+    assert [check["action"] for check in whole["guard"]] == ["none", "rollback", "none", "none"]
+    kept = {entry["task"] for entry in whole["kept"]}
+    assert kept == ({"sound", "first"} if method in ("agem", "replay") else set())
+    # Stopped after the task that followed, and grown: by now the state before the one that was taken back is gone.
+    teach(world, **settings, curriculum=THREE)
+    grown = run_of(teach(world, **settings, curriculum=[*THREE, "last"]), "guarded")
+    assert grown["R"][4] == whole["R"][4] and grown["kept"] == whole["kept"]
+
+
+def test_the_share_of_a_merge_is_of_the_tasks_that_the_model_knows() -> None:
+    import torch
+
+    from continual.catalogue import NoArguments
+    from continual.methods import slao
+
+    method = slao.build(NoArguments(), None)  # type: ignore[arg-type]
+    seen: list[int] = []
+    method.merge = lambda merged, finetuned, tasks: seen.append(tasks) or {}  # type: ignore[method-assign,func-returns-value]
+    strategy = SimpleNamespace(lm=torch.nn.Linear(2, 2), experience=SimpleNamespace(current_experience=3))
+    method.after_training_exp(strategy)
+    method.skip(1)
+    method.after_training_exp(strategy)
+    assert seen == [4, 3]
+
+
+def test_what_a_guard_decides_does_not_hang_on_how_much_of_R_is_filled(world: Path, fall: None) -> None:
+    settings = {"arms": {"guarded": arm("rollback", REHEARSAL)}, "training": TRAINING, "curriculum": THREE}
+    every = run_of(teach(world, **settings), "guarded")
+    sparse = {"limit": 8, "after": "own_and_last"}
+    own = run_of(teach(world, **settings, evaluate=sparse, output_dir=str(world / "own")), "guarded")
+    assert own["guard"] == every["guard"] and own["rehearsed"] == every["rehearsed"]
+    assert [[cell is not None for cell in row] for row in own["R"]] == [
+        [True, True, True],
+        [True, False, False],
+        [False, True, False],
+        [True, True, True],
+    ]
+    assert own["R"][3] == every["R"][3] and own["R"][2][1] == every["R"][2][1]
+
+
+def test_what_the_guard_writes_is_bounded_by_the_shape_of_its_task(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[list[str], list[str]]] = []
+    write = ModelWriter.write
+
+    def noting(self: Any, model: Any, wanted: Any, seed: int, earlier: Any = None, shapes: Any = None) -> Any:
+        if self.relabel:  # the guard's
+            seen.append((list(wanted), list(shapes)))
+        return write(self, model, wanted, seed, earlier, shapes)
+
+    monkeypatch.setattr(ModelWriter, "write", noting)
+    teach(world, arms={"guarded": arm("warn", REHEARSAL)}, training=TRAINING)
+    assert seen == [(["sound"], ["sound"]), (["legs"], ["sound", "legs"])]
+
+
 @pytest.mark.parametrize("on_breach", ["stop", "rollback", "warn"])
 def test_killed_again_and_again_around_the_decision_it_ends_the_same(
     world: Path, fall: None, monkeypatch: pytest.MonkeyPatch, on_breach: str
@@ -210,11 +282,11 @@ def test_rollback_is_refused_where_a_plugin_has_no_state(world: Path) -> None:
     plugin = {"class": "test_guard:Stateless"}
     with pytest.raises(ContinualError, match=r"arms.guarded.guard.on_breach: rollback needs plugins.*Stateless has"):
         teach(world, arms={"guarded": arm("rollback", plugin=plugin)}, training=TRAINING)
+    assert not (world / "run").exists()
 
 
 def test_a_model_that_was_given_up_sets_no_mark(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from dataclasses import asdict
-    from types import SimpleNamespace
 
     from continual.runs import write_json
 
@@ -232,6 +304,7 @@ def test_a_model_that_was_given_up_sets_no_mark(tmp_path: Path, monkeypatch: pyt
         writer=SimpleNamespace(),  # type: ignore[arg-type]
         samples=1,
         choices={},
+        shapes=dict,
         seed=0,
     )
     before = [

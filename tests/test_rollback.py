@@ -64,6 +64,18 @@ def test_rolled_back_and_taught_again_a_run_is_what_it_was(world: Path, task: st
     assert read_json(run / "manifest.json")["state"] == "finished"
 
 
+def test_what_lay_in_a_memory_goes_with_the_tasks(world: Path) -> None:
+    settings = {**SETTINGS, "arms": {"kept": {"method": "replay", "method_args": {"mem_size": 12}}}}
+    run = teach(world, **settings)
+    before = told(run, "kept")
+    assert [entry["task"] for entry in before["kept"]] == ["sound", "sound", "legs"]
+    back(run, "legs")
+    assert told(run, "kept")["kept"] == before["kept"][:1]
+    assert told(run, "kept")["cost"]["real_rows_kept"] == before["kept"][0]["rows"]
+    teach(world, **settings)
+    assert {**told(run, "kept"), "cost": None} == {**before, "cost": None}
+
+
 def test_only_the_arm_and_seed_that_are_named_go_back(world: Path) -> None:
     run = teach(world, **{**SETTINGS, "seeds": [0, 1], "curriculum": ["sound", "legs"]})
     before = matrices(run)

@@ -14,7 +14,8 @@ from continual.settings import Adapter
 
 PACKAGE = Path(continual.__file__).parent
 SCHEMA = (
-    "settings.py", "rehearsal_settings.py", "stream_settings.py", "guard_settings.py", "remembered.py", "recipe.py"
+    "settings.py", "rehearsal_settings.py", "stream_settings.py", "evaluate_settings.py", "guard_settings.py",
+    "remembered.py", "recipe.py",
 )  # fmt: skip
 PLAN = ("plan.py", "estimate.py", "listing.py", "cli.py", "card.py", "results.py", "report")
 """These only tell of a run: what they alone read changes nothing."""

@@ -17,6 +17,7 @@ from continual import execute, skill, talk
 from continual.cli import main
 from continual.errors import ContinualError
 from continual.rehearse import text
+from continual.rehearse.writer import ModelWriter
 from continual.runs import read_json
 
 ARMS = {"finetune": {}, "rehearsal": {"rehearsal": REHEARSAL}}
@@ -96,6 +97,48 @@ def test_old_tasks_whose_data_is_gone_are_rehearsed_all_the_same(world: Path, ca
     assert [e["task"] for e in third["rehearsed"] if e["before"] == "last"] == ["sound", "legs", "first"]
 
 
+def test_what_is_known_of_a_task_whose_data_is_gone_bounds_what_is_written_of_it(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    general = {"limit": 8, "general": ["first"]}
+    from conftest import ANIMALS, write_task
+
+    write_task(world / "tasks", "last", {a: a[-1] for a in ANIMALS})
+    run = teach_recipe(world, **SETTINGS, evaluate=general)
+    for file in (world / "tasks").glob("sound.*"):
+        file.unlink()
+    seen: list[list[str]] = []
+    write = ModelWriter.write
+
+    def noting(self: Any, model: Any, wanted: Any, seed: int, earlier: Any = None, shapes: Any = None) -> Any:
+        seen.append(list(shapes))
+        return write(self, model, wanted, seed, earlier, shapes)
+
+    monkeypatch.setattr(ModelWriter, "write", noting)
+    new = more(run, world=world, task="last")
+    assert seen == [["sound", "legs"]]
+    now = told(new)
+    rehearsed = {entry["task"]: entry for entry in now["rehearsed"] if entry["before"] == "last"}
+    assert rehearsed["sound"]["drift"] is None and rehearsed["sound"]["memorised"] is None
+    (found,) = read_json(new / "results.json")["arms"]["rehearsal"]["runs"]
+    assert found["after"] == [row["after"] for row in found["general"]] == ["base", "legs", "last"]
+
+
+def test_an_arm_that_stores_rows_needs_them(world: Path) -> None:
+    arms = {"memory": {"method": "replay", "method_args": {"mem_size": 12}}}
+    run = teach_recipe(world, **{**SETTINGS, "arms": arms})
+    for file in (world / "tasks").glob("sound.*"):
+        file.unlink()
+    with pytest.raises(ContinualError, match="replays stored rows, and those of sound are gone"):
+        more(run, world=world, arm="memory")
+
+
+def test_a_stream_is_not_taught_more(world: Path) -> None:
+    run = teach_recipe(world, **SETTINGS, stream={"chunks": 2})
+    with pytest.raises(ContinualError, match="not announced; a longer stream"):
+        more(run, world=world)
+
+
 def test_killed_anywhere_the_same_command_goes_on(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = teach_recipe(world, **SETTINGS)
     whole = matrices(more(run, world=world, out=world / "whole"))
@@ -130,6 +173,8 @@ def test_what_differs_for_the_new_task_is_given_by_key(world: Path) -> None:
         ("legs", (), {}, "'legs' is one of its tasks already"),
         ("frist", (), {}, "unknown task 'frist'; did you mean 'first'"),
         ("first", ("rehearsal.cue=shared",), {}, "rehearsal.cue: the earlier tasks were learned with it"),
+        ("first", ("rehearsal.schedule=spaced",), {}, "rehearsal.schedule: the earlier tasks were learned with it"),
+        ("first", ("rehearsal.distill.weight=1",), {}, "rehearsal.distill.weight: the earlier tasks were learned"),
         ("first", ("evaluate.limit=3",), {}, "evaluate.limit: cannot be changed"),
         ("first", ("training.bf16=true",), {}, "bf16: is the same for all arms"),
         ("first", (), {"arm": "rehearsel"}, "'rehearsel' is no arm that is taught in sequence; did you mean"),

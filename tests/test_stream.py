@@ -111,6 +111,13 @@ def test_what_needs_the_name_of_a_task_is_refused(world: Path, key: str, value: 
     recipe(world, arms={"x": {"rehearsal": {"when": "before_task", key: value}}})
 
 
+def test_a_task_whose_data_is_gone_cannot_be_cut(world: Path) -> None:
+    known = {"rows": 9, "labels": [], "delimiter": " ", "before": "", "after": "", "metric": "exact_match"}
+    known |= {"multiple_choice": False, "max_gen_toks": 6, "until": []}
+    with pytest.raises(ValidationError, match="the data of old is gone, and cannot be cut"):
+        recipe(world, stream={"chunks": 3}, curriculum=[{"task": "old", "remembered": known}, "sound"])
+
+
 def test_lamols_unbound_is_its_preset_with_a_shared_cue(world: Path) -> None:
     arms = {"x": {"rehearsal": {"preset": "lamol", "cue": "shared"}}}
     assert recipe(world, stream={"chunks": 3}, arms=arms).arms["x"].rehearsal.checks == ("parses",)
@@ -189,6 +196,56 @@ def test_a_memory_of_real_rows_is_kept_by_chunk(world: Path) -> None:
     entries = [(e["before"], e["task"], e["kept"]) for e in told["rehearsed"]]
     assert entries == [("chunk 2", "chunk 1", 6), ("chunk 3", "chunk 1", 6), ("chunk 3", "chunk 2", 6)]
     assert told["cost"]["real_rows_kept"] == 12
+
+
+def test_a_chunk_in_which_no_task_ends_has_its_row_all_the_same(world: Path) -> None:
+    settings = {"stream": {"chunks": 4}, "arms": {"rehearsal": ARM}, "evaluate": {"limit": 8, "after": "own_and_last"}}
+    run = teach(world, **settings)  # sound ends in the second, legs in the fourth
+    told = read_json(run / "arms/rehearsal/seed0/run.json")
+    known = [[cell is not None for cell in row] for row in told["R"]]
+    assert known == [[True, True], [False, False], [True, False], [False, False], [True, True]]
+    trained = [read_json(run / f"arms/rehearsal/seed0/after/{n}/trained.json") for n in (4,)]
+    assert told["rows"][1:] == told["steps"] and [e["before"] for e in told["rehearsed"]] == told["steps"][1:]
+    assert told["cost"]["train_tokens"] > 3 * trained[0]["train_tokens"]
+    plain = teach(world, **{**settings, "evaluate": {"limit": 8}}, output_dir=str(world / "plain"))
+    assert read_json(plain / "arms/rehearsal/seed0/run.json")["R"][4] == told["R"][4]
+
+
+def test_what_was_forgotten_in_a_stream_can_be_checked(tmp_path: Path) -> None:
+    from continual.verdict import verdicts
+
+    folder = write_run(tmp_path / "run", {"rehearsal": "sequential"})
+    steps = [f"chunk {n}" for n in (1, 2, 3, 4)]
+    spans = [[1, 2], [2, 3], [4, 4]]
+    made = {"steps": steps, "spans": spans}
+    write_arm(folder, "rehearsal", R, **made)
+    (verdict,) = verdicts(folder, None)
+    assert verdict.lost == {"translate": pytest.approx(0.6), "edit": pytest.approx(0.2)}
+    assert verdict.taught == ["translate", "edit", "answer"] and verdict.planned == 3
+    other = write_run(tmp_path / "part", {"rehearsal": "sequential"})
+    write_arm(other, "rehearsal", R[:4], **made)  # after the third chunk, which is the last of edit
+    (verdict,) = verdicts(other, None)
+    assert verdict.lost == {"translate": pytest.approx(0.3)} and verdict.taught == ["translate", "edit"]
+
+
+def test_a_stream_goes_back_to_a_chunk_and_on_again(world: Path) -> None:
+    from test_resume import ADAPTER, matrices
+
+    from continual.rollback import rollback
+
+    settings = {"stream": {"chunks": 3}, "arms": {"x": ARM}, "adapter": ADAPTER}
+    settings["evaluate"] = {"limit": 8, "general": ["first"]}
+    run = teach(world, **settings)
+    whole, before = matrices(run), read_json(run / "arms/x/seed0/run.json")
+    with pytest.raises(ContinualError, match="not announced, and states lie between chunks"):
+        rollback(run, "sound", None, None, Console(file=io.StringIO()))
+    rollback(run, "chunk 1", None, None, Console(file=io.StringIO()))
+    told = read_json(run / "arms/x/seed0/run.json")
+    assert told["rows"] == ["base", "chunk 1"] and told["rehearsed"] == [] and len(told["general"]) == 2
+    assert told["spans"] == before["spans"]
+    teach(world, **settings)
+    after = read_json(run / "arms/x/seed0/run.json")
+    assert matrices(run) == whole and {**after, "cost": None} == {**before, "cost": None}
 
 
 def test_a_stream_that_dies_ends_with_the_same_bytes(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,12 +72,12 @@ class AgemMethod(AGEMPlugin, LossPlugin, MethodPlugin):
         self.update_memory(rows.subset(picked))
 
     def state_dict(self) -> dict[str, Any]:
-        return {"tasks": len(self.buffers)}
+        return {"tasks": [self.lesson.order.index(task) for task in self._picked]}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.buffers.clear()
         self._picked.clear()
-        for number in range(state.get("tasks", 0)):
+        for number in state.get("tasks", []):
             self._remember(number)
 
 

@@ -24,6 +24,7 @@ class ApartPlugin(LossPlugin, MethodPlugin):
         super().__init__()
         self._merged: Weights = {}
         self._finetuned: Weights = {}
+        self._skipped: set[int] = set()
 
     def start(self, finetuned: Weights) -> Weights:
         """Where the next task starts, from where the last one ended."""
@@ -44,9 +45,12 @@ class ApartPlugin(LossPlugin, MethodPlugin):
 
     def after_training_exp(self, strategy: Any, **kwargs: Any) -> None:
         self._finetuned = weights_of(strategy.lm)
-        tasks = strategy.experience.current_experience + 1
+        tasks = strategy.experience.current_experience + 1 - len(self._skipped)
         if tasks > 1:
             put(strategy.lm, self.merge(self._merged, self._finetuned, tasks))
+
+    def skip(self, number: int) -> None:
+        self._skipped.add(number)
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self._finetuned)

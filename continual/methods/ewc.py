@@ -55,6 +55,12 @@ class EwcMethod(EWCPlugin, LossPlugin, MethodPlugin):
             self.importances[t - 1] = {name: self.importances[t - 1][name] for name in importances}
         super().update_importances(importances, t)
 
+    def skip(self, number: int) -> None:
+        if self.decay_factor is not None:
+            # Avalanche looks for the one penalty under the number of the task right before.
+            self.saved_params[number] = self.saved_params[number - 1]
+            self.importances[number] = self.importances[number - 1]
+
     def state_dict(self) -> dict[str, Any]:
         state: dict[str, Any] = {}
         for kind, of_tasks in (("params", self.saved_params), ("importances", self.importances)):

@@ -55,9 +55,10 @@ class OSFPlugin(LossPlugin, MethodPlugin):
         super().__init__()
         self.step = step
         self._subspaces: dict[str, Subspace] = {}
+        self._skipped: set[int] = set()
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
-        share = min(1.0, self.step * strategy.experience.current_experience)
+        share = min(1.0, self.step * (strategy.experience.current_experience - len(self._skipped)))
         self._subspaces = {}
         for name, parameter in strategy.lm.named_parameters():
             if parameter.ndim == 2 and (k := round(share * min(parameter.shape))):
@@ -74,6 +75,9 @@ class OSFPlugin(LossPlugin, MethodPlugin):
             if name in self._subspaces:
                 subspace = self._subspaces[name]
                 parameter.copy_(subspace.kept + subspace.outside(parameter.float()))
+
+    def skip(self, number: int) -> None:
+        self._skipped.add(number)
 
 
 def build(arguments: OSFArguments, lesson: Lesson) -> OSFPlugin:

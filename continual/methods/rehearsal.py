@@ -111,8 +111,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     generated_tokens: int = 0
     """Tokens generated before the current task."""
     _told: list[dict[str, Any]] = field(default_factory=list)
-    _skipped: set[str] = field(default_factory=set)
-    """Tasks that were taken back: there is nothing to rehearse of them."""
+    _skipped: set[int] = field(default_factory=set)
+    """Numbers of tasks that were taken back: there is nothing to rehearse of them."""
     _losses: dict[str, float] = field(default_factory=dict)
     """Loss on the samples of each task, by the model that wrote them."""
     _shapes: dict[str, Shape] = field(default_factory=dict)
@@ -122,6 +122,11 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
 
     def __post_init__(self) -> None:
         super().__init__()
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """Of the rows of each task that was learnt."""
+        return self._shapes
 
     @property
     def told(self) -> list[dict[str, Any]]:
@@ -138,7 +143,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         for task, written in self._written(strategy.lm, number, wanted).items():
             if task in fresh:
                 self.generated_tokens += sum(s.tokens for s in written)
-            age = 1 if self.pool is not None else number - self.order.index(task)
+            age = len(old) - old.index(task)
             counts = summary(new, task, age, wanted[task], written, self.real)
             self._tell({**counts, **self._likeness(task, number, written)})
             samples = self._samples(task, written)[: wanted[task]]
@@ -158,12 +163,14 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         return text.kept(task, written, self.choices[task], self.delimiters[task])
 
     def _learnt(self, number: int) -> list[str]:
-        return [task for task in self.order[:number] if task not in self._skipped]
+        """The tasks that the model knows when it begins the one of this number."""
+        return [task for n, task in enumerate(self.order[:number]) if n not in self._skipped]
 
     def _to_write(self, number: int) -> Sequence[str]:
         """The tasks that are written before the task of this number."""
-        learnt = self._old(number)
-        return [task for task in learnt if task == self.order[number - 1]] if self.once else learnt
+        if self.once:
+            return [task for task in self._learnt(number) if task == self.order[number - 1]]
+        return self._old(number)
 
     def _old(self, number: int) -> Sequence[str]:
         """What is rehearsed in the task of this number."""
@@ -171,7 +178,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
 
     def _last(self, number: int) -> int:
         """The number of the task that was learnt last before the one of this number."""
-        return max((n for n in range(number) if self.order[n] not in self._skipped), default=0)
+        return max((n for n in range(number) if n not in self._skipped), default=0)
 
     def _path(self, task: str, number: int) -> Path:
         """Where the text of an earlier task lies that is rehearsed in the task of this number."""
@@ -218,8 +225,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         self._told.append(told)
         self.say(told_in_words(told))
 
-    def skip(self, task: str) -> None:
-        self._skipped.add(task)
+    def skip(self, number: int) -> None:
+        self._skipped.add(number)
 
     def state_dict(self) -> dict[str, Any]:
         """The text lies on disk; only what its writers thought of it is carried on, and how long it may be."""

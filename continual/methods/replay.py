@@ -34,7 +34,7 @@ class ReplayMethod(LossPlugin, MethodPlugin):
     def __init__(self, lesson: Lesson, mem_size: int) -> None:
         super().__init__()
         self.lesson, self.storage_policy = lesson, ReservoirSamplingBuffer(mem_size)
-        self.tasks = 0
+        self.tasks: list[int] = []
         self._kept: list[dict[str, Any]] = []
 
     @property
@@ -45,7 +45,7 @@ class ReplayMethod(LossPlugin, MethodPlugin):
         memory = self.storage_policy.buffer
         if len(memory) == 0:
             return
-        picked: dict[str, list[int]] = {task: [] for task in self.lesson.order[: self.tasks]}
+        picked: dict[str, list[int]] = {self.lesson.order[number]: [] for number in self.tasks}
         names = {label: task for task, label in self.lesson.labels.items()}
         for label, number in zip(memory.targets_task_labels, memory.row_number, strict=True):
             picked[names[int(label)]].append(int(number))
@@ -59,15 +59,15 @@ class ReplayMethod(LossPlugin, MethodPlugin):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(derive(self.lesson.seed, number, "remember"))
             self.storage_policy.update_from_dataset(rows_of_task(self.lesson, number))
-        self.tasks = number + 1
+        self.tasks.append(number)
 
     def state_dict(self) -> dict[str, Any]:
-        """How many tasks were learnt; the memory is drawn again from the seed."""
+        """The numbers of the tasks that were learnt; the memory is drawn again from the seed."""
         return {"tasks": self.tasks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.storage_policy = ReservoirSamplingBuffer(self.storage_policy.max_size)
-        for number in range(state.get("tasks", 0)):
+        self.storage_policy, self.tasks = ReservoirSamplingBuffer(self.storage_policy.max_size), []
+        for number in state.get("tasks", []):
             self._remember(number)
 
 
