@@ -177,7 +177,6 @@ def _render(reported: Sequence[ReportedRun]) -> str:
     return environment.get_template("page.html.j2").render(
         runs=reported,
         rows=rows,
-        paired=[told for run in reported for told in pairs.against_multitask(run.results)],
         left_out=pairs.left_out([run.results for run in reported]),
         best=_best(rows),
         neutral=any(row.beside and row.beside.perplexity[0] is not None for row in rows),
