@@ -152,6 +152,11 @@ class Recipe(Settings):
             raise ValueError(
                 f"{', '.join(apart)}: the data of {', '.join(gone)} is gone; only teach: sequential can go on"
             )
+        anew = [name for name, arm in arms.items() if arm.start_from == "base"]
+        if info.data.get("start") is not None and anew:
+            raise problems_error(
+                [Problem((n, "start_from"), "base would lose the adapter that `start` goes on with") for n in anew]
+            )
         tasks = {entry.task for entry in entries}
         arms = checked_arms(arms, info.data.get("training"), adapter, tasks)
         return unannounced(arms) if info.data.get("stream") else arms

@@ -315,3 +315,11 @@ def test_a_recipes_own_tasks_lie_beside_it(tmp_path):
     ]
     with pytest.raises(ContinualError, match="--tasks nowhere: no such folder"):
         task_folders(tmp_path / "mine.yaml", [Path("nowhere")])
+
+
+def test_an_adapter_to_go_on_with_is_not_thrown_away() -> None:
+    data = {"model_name_or_path": "m", "curriculum": ["edit"], "training": {"learning_rate": 1}, "output_dir": "o"}
+    arms = {"a": {"start_from": "base"}}
+    with pytest.raises(ValidationError, match="a.start_from: base would lose the adapter"):
+        Recipe.model_validate({**data, "adapter": {}, "start": "elsewhere", "arms": arms})
+    Recipe.model_validate({**data, "adapter": {}, "arms": arms})
