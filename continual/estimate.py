@@ -147,7 +147,7 @@ def machine_speed(seconds: float = 0.3) -> float:
 
 def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize) -> ArmCost:
     """The work of one run of an arm, taken as accepted what is written at the first try."""
-    from continual.rehearse.budget import base_quota
+    from continual.rehearse.budget import base_quota, own_quotas
 
     total = ArmCost(flops_per_train_token=4 if recipe.adapter else 6)
     teach, rehearsal = recipe.arms[arm].teach, recipe.arms[arm].rehearsal
@@ -161,7 +161,7 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     rehearsed: list[dict[str, float]] = [{} for _ in stages]
     if rehearsal and teach == "sequential":
         rehearsed = _rehearsed(
-            rehearsal, recipe.quotas, stages, recipe.stream is not None and rehearsal.writer != "real"
+            rehearsal, own_quotas(recipe.curriculum), stages, recipe.stream is not None and rehearsal.writer != "real"
         )
     if rehearsal and rehearsal.writer == "model":
         total.written += round(sum(sum(written.values()) for written in rehearsed))

@@ -15,6 +15,7 @@ from continual.evaluate import Exam, Result
 from continual.general import Measured
 from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
 from continual.recipe import Recipe
+from continual.rehearse.budget import own_quotas
 from continual.rehearse.frame import Frame, frame_of
 from continual.remembered import Remembered
 from continual.sample import Sample, label_set
@@ -241,7 +242,7 @@ def gather(
         chat=chat,
         samples=samples,
         remembered=remembered,
-        quotas=recipe.quotas,
+        quotas=own_quotas(recipe.curriculum),
         exams=exams,
         general=beside,
         neutral=perplexity.read(recipe.evaluate.perplexity, chat, longest) if recipe.evaluate.perplexity else [],

@@ -225,11 +225,6 @@ class Recipe(Settings):
         """Those of the tasks whose data is there: the columns of R."""
         return tuple(entry.task for entry in self.curriculum if entry.remembered is None)
 
-    @property
-    def quotas(self) -> dict[str, int]:
-        """Samples to rehearse of single tasks."""
-        return {entry.task: entry.rehearsal_samples for entry in self.curriculum if entry.rehearsal_samples}
-
     def training_of(self, arm: str, task: str | None = None) -> Training:
         """How an arm learns a task: the recipe's training, changed by the arm, then by the task's entry."""
         training = self.training.changed(self.arms[arm].training)

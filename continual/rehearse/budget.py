@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from continual.rehearsal_settings import Rehearsal
+from continual.settings import CurriculumEntry
 
 Budget = Literal["old_task", "new_task", "surprise"]
 
@@ -54,6 +55,11 @@ def _by_surprise(equal: Mapping[str, int], surprise: Mapping[str, float]) -> dic
         return dict(equal)
     free = sum(equal.values()) / 2
     return {task: math.ceil(number / 2 + free * shares[task] / total) for task, number in equal.items()}
+
+
+def own_quotas(curriculum: Sequence[CurriculumEntry]) -> dict[str, int]:
+    """The fixed numbers of single tasks, where the curriculum gives some."""
+    return {entry.task: entry.rehearsal_samples for entry in curriculum if entry.rehearsal_samples}
 
 
 def base_quota(rehearsal: Rehearsal, first: int) -> int:
