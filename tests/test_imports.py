@@ -18,7 +18,7 @@ errors deferred guard hub paths seeds sample problems words batch peak_memory pl
 settings_base avalanche_settings catalogue rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs
 yamlfile settings stream_settings overrides wording taskfile rendering sources task recipe
-data crossentropy model sampling kvcache request stoptext fold decode
+data crossentropy model lora sampling kvcache request stoptext fold decode
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing breach teach
 arms paired pairing results report card publish estimate plan execute
