@@ -142,7 +142,7 @@ class TokenBatches:
     Args:
         dataset: as `encode` makes it, or several such one after another.
         tokens_per_batch: tokens of a step on one rank; or None with
-        rows_per_batch: rows of a micro-batch, `accumulation` of which make a step on one rank.
+        rows_per_batch: the most rows of a micro-batch; `accumulation` times as many make a step on one rank.
         cue_dropout: the share of rows that go without their cue.
         whole: one forward per step, padded, for plugins that must see the output of a whole step.
         pass_tokens: what one more micro-batch costs, in tokens.
@@ -225,9 +225,9 @@ class TokenBatches:
         mine = rows[self.rank :: self.ranks] if len(rows) >= self.ranks else rows[:1]
         if self.whole:
             return [mine]
-        if self.rows_per_batch is not None:
-            return [mine[i : i + self.rows_per_batch] for i in range(0, len(mine), self.rows_per_batch)]
-        return np.split(mine, cuts(lengths[mine], self.pass_tokens))
+        size = self.rows_per_batch or len(mine)
+        parts = [mine[i : i + size] for i in range(0, len(mine), size)]
+        return [part for rows in parts for part in np.split(rows, cuts(lengths[rows], self.pass_tokens))]
 
     def __iter__(self) -> Iterator[Triple]:
         steps, cued = self._epoch_steps(self.epoch)
