@@ -84,7 +84,8 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
             if arm.rehearsal.asks_specialists:
                 untaught = {BASE: lambda: weights_of(material.student())}
                 asked = Specialists(specialists_folder(recipe, arm, record), untaught)
-            methods += rehearsing(arm.rehearsal, cues, collate, taught, record, asked, base, teller.say)
+            epochs = training.num_train_epochs
+            methods += rehearsing(arm.rehearsal, cues, collate, taught, record, asked, base, epochs, teller.say)
         lesson = lesson_of(collate, taught, record, teller)
         if arm.method is not None:
             methods.append(method(arm, lesson))

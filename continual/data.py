@@ -146,6 +146,7 @@ class TokenBatches:
         cue_dropout: the share of rows that go without their cue.
         whole: one forward per step, padded, for plugins that must see the output of a whole step.
         pass_tokens: what one more micro-batch costs, in tokens.
+        turns: row numbers that take part in every len(turns)-th epoch only, equally many; all others always do.
         rank, ranks: this process takes every `ranks`-th row of each step.
     """
 
@@ -161,6 +162,7 @@ class TokenBatches:
         cue_dropout: float = 0.5,
         whole: bool = False,
         pass_tokens: int = CPU_PASS,
+        turns: Sequence[np.ndarray] = (),
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
@@ -171,7 +173,7 @@ class TokenBatches:
             accumulation,
         )
         self.cue_dropout, self.whole, self.rank, self.ranks = cue_dropout, whole, rank, ranks
-        self.pass_tokens = pass_tokens
+        self.pass_tokens, self.turns = pass_tokens, turns
         self.epoch = 0
         self.skip = 0
         """Steps of the next epoch that were taken before, by a run that was stopped."""
@@ -180,13 +182,16 @@ class TokenBatches:
         cues = {key: len(ids) for key, ids in collate.cues.items()}
         self._cue = np.fromiter((cues.get(key, 0) for key in dataset.cue_key), np.int64, rows)
         self._document = np.fromiter((key in collate.documents for key in dataset.cue_key), np.bool_, rows)
+        self._always = np.setdiff1d(np.arange(rows), np.concatenate(turns)) if turns else np.arange(rows)
         # The number of steps is the same in every epoch, so that a schedule knows its end before the first
         # one.
+        rows = len(self._rows(0))
         if rows_per_batch is not None:
             self._steps = int(np.ceil(rows / (rows_per_batch * accumulation * ranks)))
         else:
             assert tokens_per_batch is not None
-            expected = self._tokens(np.full(rows, 1 - cue_dropout)).sum()
+            each = self._tokens(np.full(len(dataset), 1 - cue_dropout))
+            expected = np.mean([each[self._rows(turn)].sum() for turn in range(max(1, len(turns)))])
             self._steps = min(rows, int(np.ceil(expected / (tokens_per_batch * ranks))))
 
     def __len__(self) -> int:
@@ -195,7 +200,13 @@ class TokenBatches:
     @property
     def rows_per_step(self) -> int:
         """The mean number of rows in a step on one rank, for plugins that ask for a batch size."""
-        return max(1, len(self._bare) // max(1, self._steps * self.ranks))
+        return max(1, len(self._rows(0)) // max(1, self._steps * self.ranks))
+
+    def _rows(self, epoch: int) -> np.ndarray:
+        """The row numbers of an epoch."""
+        if not self.turns:
+            return self._always
+        return np.concatenate([self._always, self.turns[epoch % len(self.turns)]])
 
     def _tokens(self, cued: np.ndarray) -> np.ndarray:
         """Tokens that each row takes, given how likely (or whether) it carries its cue, (rows,)."""
@@ -208,7 +219,7 @@ class TokenBatches:
     def _epoch_steps(self, epoch: int) -> tuple[list[np.ndarray], np.ndarray]:
         """Row numbers of every step, and which rows carry their cue, (rows,) bool."""
         cued = np.random.default_rng(derive(self.seed, epoch, "cue")).random(len(self._bare)) >= self.cue_dropout
-        order = np.random.default_rng(derive(self.seed, epoch, "order")).permutation(len(self._bare))
+        order = np.random.default_rng(derive(self.seed, epoch, "order")).permutation(self._rows(epoch))
         if self.rows_per_batch is not None:
             size = self.rows_per_batch * self.accumulation * self.ranks
             return [order[i : i + size] for i in range(0, len(order), size)], cued

@@ -147,7 +147,7 @@ def machine_speed(seconds: float = 0.3) -> float:
 
 def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize) -> ArmCost:
     """The work of one run of an arm, taken as accepted what is written at the first try."""
-    from continual.rehearse.budget import base_quota, own_quotas
+    from continual.rehearse.budget import base_quota, own_quotas, sets
 
     total = ArmCost(flops_per_train_token=4 if recipe.adapter else 6)
     teach, rehearsal = recipe.arms[arm].teach, recipe.arms[arm].rehearsal
@@ -164,8 +164,11 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
             rehearsal, own_quotas(recipe.curriculum), stages, recipe.stream is not None and rehearsal.writer != "real"
         )
     if rehearsal and rehearsal.writer == "model":
-        total.written += round(sum(sum(written.values()) for written in rehearsed))
-        total.written_tokens += round(sum(n * sizes[t].tokens for written in rehearsed for t, n in written.items()))
+        once = rehearsal.when == "after_task" and recipe.stream is None
+        times = sets(rehearsal, recipe.training_of(arm).num_train_epochs)
+        written = [(task, times * n) for stage in (rehearsed[-1:] if once else rehearsed) for task, n in stage.items()]
+        total.written += round(sum(n for _, n in written))
+        total.written_tokens += round(sum(n * sizes[task].tokens for task, n in written))
     own = base_quota(rehearsal, order[0].train) if rehearsal and rehearsal.rehearse_base else 0
     longest = min(recipe.training.max_length, base.positions)  # how long its own samples get is not known
     total.written += own

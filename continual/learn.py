@@ -130,6 +130,8 @@ class CausalLMTemplate(SupervisedTemplate):
         """Set by a plugin that must see the output of a whole step at once."""
         self.tutor: Tutor | None = None
         """Set by a method that distils; it is asked about every micro-batch in training."""
+        self.turns: Sequence[Any] = ()
+        """Set by a plugin that adds other rows in each epoch, see `TokenBatches`."""
         self._guide: Guide | None = None
         self.halvings = 0
         """How often the micro-batches of this experience were halved, because they did not fit into memory."""
@@ -181,10 +183,10 @@ class CausalLMTemplate(SupervisedTemplate):
         """Token-budget batches over `adapted_dataset`, to which plugins may have added rows."""
         self.train_epochs = self.settings.num_train_epochs
         seed = derive(self.seed, self.experience.current_experience, "batches")
-        self.dataloader = self.batches_of(self.adapted_dataset, seed)
+        self.dataloader = self.batches_of(self.adapted_dataset, seed, self.turns)
         self.train_mb_size = self.dataloader.rows_per_step
 
-    def batches_of(self, dataset: Any, seed: int) -> TokenBatches:
+    def batches_of(self, dataset: Any, seed: int, turns: Sequence[Any] = ()) -> TokenBatches:
         """Batches of some rows, of the size that this experience has."""
         settings = self.settings
         return TokenBatches(
@@ -196,6 +198,7 @@ class CausalLMTemplate(SupervisedTemplate):
             accumulation=settings.gradient_accumulation_steps,
             cue_dropout=self.cue_dropout,
             whole=self.one_forward,
+            turns=turns,
             pass_tokens=CPU_PASS if self.device.type == "cpu" else GPU_PASS,
             rank=self.accelerator.process_index,
             ranks=self.accelerator.num_processes,
@@ -316,15 +319,12 @@ class CausalLMTemplate(SupervisedTemplate):
                 "training.gradient_checkpointing: true or training.bf16: true, or take a smaller model"
             )
         if self.one_forward:
-            raise ContinualError(
-                "training.tokens_per_batch: out of memory, and a plugin needs each batch whole; lower it"
-            )
+            told = "out of memory, and a plugin needs each batch whole; lower it"
+            raise ContinualError(f"training.tokens_per_batch: {told}")
         if self.accelerator.num_processes > 1:
             # The other processes have room, and wait for this one's gradient.
-            raise ContinualError(
-                "training: out of memory on one of several processes; lower tokens_per_batch or "
-                "per_device_train_batch_size"
-            )
+            lower = "lower tokens_per_batch or per_device_train_batch_size"
+            raise ContinualError(f"training: out of memory on one of several processes; {lower}")
         if self.device.type == "cuda":
             torch.cuda.empty_cache()
         self.halvings += 1

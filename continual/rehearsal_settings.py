@@ -30,6 +30,7 @@ LAMOL: dict[str, Any] = {
     "checks": ["parses"],
     "when": "before_task",
     "distill": None,
+    "fresh": False,
 }
 """What `preset: lamol` sets, after jojotenya/LAMOL: two passes, the new task's budget, one rejection rule."""
 
@@ -55,6 +56,10 @@ class Rehearsal(Settings):
 
     ratio: float = Field(0.2, gt=0)
     """Rehearsed samples as a share of a task's training rows (gamma of the paper); see `budget`."""
+
+    fresh: bool = True
+    """Each epoch rehearses other samples: as many are written as all epochs take. false: the same in every epoch. A
+    memory of real rows has no others."""
 
     samples: int | None = Field(None, ge=1)
     """Rehearsed samples of each earlier task; wins over `ratio`."""

@@ -21,7 +21,7 @@ from continual.plugin import MethodPlugin
 from continual.record import Record
 from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.base import BASE, BaseWriter, Kind
-from continual.rehearse.budget import base_quota, quotas
+from continual.rehearse.budget import base_quota, quotas, sets
 from continual.rehearse.cues import Cues
 from continual.rehearse.frame import Frame
 from continual.rehearse.likeness import Likeness
@@ -54,6 +54,7 @@ def rehearsing(
     record: Record,
     specialists: Teachers | None,
     base: Kind | None,
+    epochs: int,
     say: Callable[[str], None],
 ) -> list[MethodPlugin]:
     """The plugins for an arm's `rehearsal`.
@@ -61,6 +62,7 @@ def rehearsing(
     Args:
         specialists: of the arm that they are asked of; None where nothing asks them.
         base: what is rehearsed of the untaught model, if anything is.
+        epochs: of each task.
 
     Raises:
         ContinualError: documents would bear no loss.
@@ -114,6 +116,7 @@ def rehearsing(
             likeness=Likeness(real_rows, frames, choices).of,
             seed=derive(material.seed, "rehearsal"),
             real=rehearsal.writer == "real",
+            sets=sets(rehearsal, epochs),
             once=rehearsal.when == "after_task",
             share=rehearsal.share,
             spaced=spaced,

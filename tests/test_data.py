@@ -236,3 +236,20 @@ def test_batches_made_ahead_are_the_same_to_the_last_bit() -> None:
         assert torch.equal(y, other_y) and torch.equal(t, other_t) and len(x.step) == len(other.step)
         for one, two in zip(x.step, other.step, strict=True):
             assert torch.equal(one.input_ids, two.input_ids) and torch.equal(one.answer, two.answer)
+
+
+def test_in_each_epoch_other_rows_take_their_turn() -> None:
+    # Rows 0 to 3 are always there; of the six others, two are in each of three turns.
+    turns = [np.array([4, 5]), np.array([6, 7]), np.array([8, 9])]
+    cut = batches([3] * 10, tokens_per_batch=None, rows_per_batch=2, turns=turns)
+    assert len(cut) == 3
+    for cut.epoch in range(4):
+        assert sorted(sum(seen(cut), [])) == [0, 1, 2, 3, *turns[cut.epoch % 3]]
+
+
+def test_steps_are_as_many_in_every_epoch_though_turns_differ_in_length() -> None:
+    turns = [np.array([2, 3]), np.array([4, 5])]
+    cut = batches([10, 10, 2, 2, 30, 30], tokens_per_batch=20, turns=turns)
+    assert len(cut) == 3  # (20 + 4) and (20 + 60) tokens: 52 on average
+    for cut.epoch in range(2):
+        assert len(seen(cut)) == 3

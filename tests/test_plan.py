@@ -124,10 +124,15 @@ def test_fewer_answers_where_each_task_is_examined_after_itself_and_at_the_end()
 
 def test_cost_of_rehearsal_by_the_old_tasks():
     cost = estimate.cost(recipe(arms={"x": {"rehearsal": {"ratio": 0.2}}}), "x", SIZES, BASE)
-    # 20 of a before b; 20 of a and 8 of b before c
-    assert cost.written == 20 + 20 + 8
-    assert cost.written_tokens == 40 * 20 + 8 * 30
+    # written once: 20 of a and 8 of b for each of the two epochs of those that come after
+    assert cost.written == 2 * (20 + 8)
+    assert cost.written_tokens == 2 * (20 * 20 + 8 * 30)
     assert cost.train_tokens == 2 * (100 * 20 + 40 * 30 + 60 * 10 + 40 * 20 + 8 * 30)
+
+
+def test_cost_of_writing_anew_and_of_the_same_in_every_epoch():
+    anew = {"x": {"rehearsal": {"ratio": 0.2, "when": "before_task", "fresh": False}}}
+    assert estimate.cost(recipe(arms=anew), "x", SIZES, BASE).written == 20 + 20 + 8
 
 
 def test_cost_of_spaced_reviews():

@@ -41,7 +41,7 @@ def test_a_tasks_own_quota_wins() -> None:
 
 def test_the_curriculum_gives_a_task_its_quota(world: Path) -> None:
     run = teach(world, curriculum=[{"task": "sound", "rehearsal_samples": 3}, "legs"])
-    assert read_json(run / "arms/rehearsal/seed0/run.json")["rehearsed"][0]["wanted"] == 3
+    assert read_json(run / "arms/rehearsal/seed0/run.json")["rehearsed"][0]["wanted"] == 2 * 3  # of each epoch
 
 
 def test_a_cue_is_the_tasks_own_or_shared() -> None:
@@ -163,7 +163,7 @@ def test_a_run_keeps_its_rehearsed_text_and_counts_no_real_row(world: Path) -> N
     told = read_json(run / "arms/rehearsal/seed0/run.json")
     lines = (run / "arms/rehearsal/seed0/rehearsed/2-sound.jsonl").read_text().splitlines()
     entry = told["rehearsed"][0]
-    assert (entry["before"], entry["task"], entry["wanted"]) == ("legs", "sound", 7)  # ceil(0.2 * 33)
+    assert (entry["before"], entry["task"], entry["wanted"]) == ("legs", "sound", 14)  # ceil(0.2 * 33) for each epoch
     assert entry["drawn"] == len(lines) == entry["kept"] + sum(entry["rejected"].values())
     assert all((json.loads(line)["reason"] is None) == json.loads(line)["kept"] for line in lines)
     assert told["cost"]["real_rows_kept"] == 0 and told["cost"]["generated_tokens"] > 0

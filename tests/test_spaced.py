@@ -93,7 +93,7 @@ def test_model_time_is_the_norm_of_each_step_and_reviews_take_none() -> None:
     strategy = CausalLMTemplate(
         model=CausalLM(tiny.model()), hyperparameters=fast, seed=0, collate=collate, plugins=[plugin]
     )
-    plugin.begin(None)
+    plugin.begin([])
     strategy.train(stream[0], eval_streams=[])
     assert plugin.reviews == 0
     first = len(plugin.path)
@@ -101,14 +101,14 @@ def test_model_time_is_the_norm_of_each_step_and_reviews_take_none() -> None:
     assert plugin.path == pytest.approx(by_hand, rel=1e-4)
     assert plugin.clock.day == pytest.approx(sum(by_hand[:3]), rel=1e-4)
     plugin.at.clear()
-    plugin.begin(old)
+    plugin.begin([old])
     strategy.train(stream[1], eval_streams=[])
     times = [sum(plugin.path[first : first + n]) / plugin.clock.day for n in range(1, strategy.step + 1)]
     due = [n for n, days in enumerate(times, start=1) if passed(days) > passed(times[n - 2] if n > 1 else 0)]
     assert plugin.at == [*due, strategy.step] and len(due) >= 2  # and once more at the end
     assert plugin.reviews == len(plugin.at)
     assert strategy.step == len(plugin.path) - first  # reviews are not counted as steps
-    plugin.begin(None)
+    plugin.begin([])
     assert plugin.reviews == 0
 
 
@@ -122,9 +122,9 @@ def test_a_review_teaches_its_rows() -> None:
         strategy = CausalLMTemplate(
             model=CausalLM(model), hyperparameters=fast, seed=0, collate=collate, plugins=[plugin]
         )
-        plugin.begin(None)
+        plugin.begin([])
         strategy.train(stream[0], eval_streams=[])
-        plugin.begin(rows)
+        plugin.begin([] if rows is None else [rows])
         strategy.train(stream[1], eval_streams=[])
         x, y, _ = collate([old[i] for i in range(len(old))])
         losses[rows is None] = float(torch.nn.functional.cross_entropy(CausalLM(model)(x), y))

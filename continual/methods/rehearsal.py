@@ -97,6 +97,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     seed: int
     real: bool = False
     """Whether the writer hands out real rows."""
+    sets: int = 1
+    """How many times what an epoch rehearses is written; epochs take the sets in turn."""
     once: bool = False
     """Whether each task is written once, by the model that has just learnt it, and its text then kept."""
     pool: str | None = None
@@ -136,9 +138,10 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         number = strategy.experience.current_experience
         new, old = self.order[number], self._old(number)
-        self.generated_tokens, self._told = 0, []
+        self.generated_tokens, self._told, strategy.turns = 0, [], ()
         parts = []
-        wanted = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
+        each = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
+        wanted = {task: self.sets * samples for task, samples in each.items()}
         fresh = self._to_write(number)
         for task, written in self._written(strategy.lm, number, wanted).items():
             if task in fresh:
@@ -153,11 +156,13 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
                 if self.loss_on is not None and task in fresh:
                     self._losses[task] = self.loss_on(strategy.lm, samples)
         self._shapes[new] = self.shape_of_new(new, max(strategy.adapted_dataset.row_length))
+        real = len(strategy.adapted_dataset)
+        turns = self._turns([len(part) for part in parts], real, number)
         if self.spaced is not None:
-            self.spaced.begin(concat_datasets(parts) if parts else None)
+            self.spaced.begin([concat_datasets(parts).subset(turn.tolist()) for turn in turns])
         elif parts:
-            rehearsed = self._shared_out(concat_datasets(parts), len(strategy.adapted_dataset), number)
-            strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, rehearsed])
+            strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, *parts])
+            strategy.turns = [real + turn for turn in turns]
 
     def _samples(self, task: str, written: Sequence[text.Written]) -> list[Sample]:
         return text.kept(task, written, self.choices[task], self.delimiters[task])
@@ -213,13 +218,22 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         pools = {task: self._samples(task, text.load(path)) for task, path in before.items() if path.exists()}
         return {t: self.loss_on(model, pool) - self._losses[t] for t, pool in pools.items() if pool}
 
-    def _shared_out(self, rehearsed: Any, real: int, number: int) -> Any:
-        """The rehearsed rows, repeated or thinned out to their share."""
-        if self.share is None:
-            return rehearsed
-        rows = max(1, round(real * self.share / (1 - self.share)))
-        order = np.random.default_rng(derive(self.seed, number, "share")).permutation(len(rehearsed))
-        return rehearsed.subset([int(order[i % len(order)]) for i in range(rows)])
+    def _turns(self, sizes: Sequence[int], real: int, number: int) -> list[np.ndarray]:
+        """The rehearsed rows of each set: of every task equally many, repeated or thinned out to their share.
+
+        Args:
+            sizes: rehearsed rows of each task; they are numbered through.
+            real: rows of the new task.
+        """
+        random = np.random.default_rng(derive(self.seed, number, "sets"))
+        numbers = [sum(sizes[:n]) + random.permutation(size) for n, size in enumerate(sizes)]
+        of_tasks = [np.array_split(rows, self.sets) for rows in numbers]
+        sets = [random.permutation(np.concatenate(parts)) for parts in zip(*of_tasks, strict=True)]
+        sets = [one for one in sets if len(one)]
+        if not sets:
+            return []
+        rows = max(map(len, sets)) if self.share is None else max(1, round(real * self.share / (1 - self.share)))
+        return [np.resize(one, rows) for one in sets]
 
     def _tell(self, told: dict[str, Any]) -> None:
         self._told.append(told)

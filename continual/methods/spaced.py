@@ -11,7 +11,7 @@ they move (its intensity-aware regularization). That half is not here; docs/reci
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -39,18 +39,18 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
         self.clock = Clock(day_steps)
         self.reviews = 0
         """Reviews in the current task."""
-        self._rows: Any = None
+        self._sets: Sequence[Any] = ()
         self._before: list[torch.Tensor] = []
         self._moved = 0.0
 
-    def begin(self, rows: Any) -> None:
+    def begin(self, sets: Sequence[Any]) -> None:
         """A task begins.
 
         Args:
-            rows: an Avalanche data set of what is reviewed in it; None where there is nothing.
+            sets: Avalanche data sets of what is reviewed in it, taken in turn; none where there is nothing.
         """
         self.clock.begin()
-        self._rows, self.reviews = rows, 0
+        self._sets, self.reviews = sets, 0
 
     def before_update(self, strategy: Any, **kwargs: Any) -> None:
         self._before = [p.detach().clone() for p in strategy.model.parameters()]
@@ -70,14 +70,15 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
         self._review(strategy)
 
     def _review(self, strategy: Any) -> None:
-        """Learn all rows once, with an optimizer and a schedule of this review's own."""
-        if self._rows is None:
+        """Learn the rows of a set once, with an optimizer and a schedule of this review's own."""
+        if not self._sets:
             return
+        rows = self._sets[self.reviews % len(self._sets)]
         self.reviews += 1
         names = ("optimizer", "schedule", "mbatch", "loss", "mb_output")
         kept = {name: getattr(strategy, name) for name in names}
         seed = derive(strategy.seed, strategy.experience.current_experience, self.reviews, "review")
-        batches = strategy.batches_of(self._rows, derive(seed, "batches"))
+        batches = strategy.batches_of(rows, derive(seed, "batches"))
         strategy.renew_optimizer(len(batches))
         for step, strategy.mbatch in enumerate(batches):
             torch.manual_seed(derive(seed, step, "step"))

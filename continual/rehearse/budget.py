@@ -57,6 +57,15 @@ def _by_surprise(equal: Mapping[str, int], surprise: Mapping[str, float]) -> dic
     return {task: math.ceil(number / 2 + free * shares[task] / total) for task, number in equal.items()}
 
 
+def sets(rehearsal: Rehearsal, epochs: int) -> int:
+    """How many times what an epoch rehearses is written.
+
+    Args:
+        epochs: of each task.
+    """
+    return epochs if rehearsal.fresh and rehearsal.writer != "real" else 1
+
+
 def own_quotas(curriculum: Sequence[CurriculumEntry]) -> dict[str, int]:
     """The fixed numbers of single tasks, where the curriculum gives some."""
     return {entry.task: entry.rehearsal_samples for entry in curriculum if entry.rehearsal_samples}
