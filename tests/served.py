@@ -1,11 +1,13 @@
 """A run with random adapters that nobody taught, and its server in a thread of the test."""
 
 import contextlib
+import signal
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import tiny
 import torch
 import yaml
@@ -13,6 +15,7 @@ from fake_run import write_arm, write_run
 from openai import OpenAI
 
 from continual import lora
+from continual.model import load_model
 from continual.serve import server
 from continual.serve.app import App
 
@@ -66,33 +69,43 @@ class Running:
     """A server that runs in a thread."""
 
     def __init__(self, app: App, settings: server.Settings) -> None:
-        self.app, self.server = app, server.server(app, settings)
+        self.app, self._ready = app, threading.Event()
+        self.server = server.server(app, settings, self._listens)
         self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        assert self._ready.wait(60)
 
-    @property
-    def address(self) -> str:
-        port = self.server.servers[0].sockets[0].getsockname()[1]
-        return f"http://127.0.0.1:{port}"
+    def _listens(self, address: str) -> None:
+        self.address = address
+        self._ready.set()
 
-    @property
-    def client(self) -> OpenAI:
-        return OpenAI(base_url=f"{self.address}/v1", api_key="secret", max_retries=0, timeout=60)
+    def client(self, key: str = "none", **options: Any) -> OpenAI:
+        return OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=120, **options)
+
+    def stop(self) -> None:
+        """As SIGTERM does."""
+        self.server.handle_exit(signal.SIGTERM, None)
+
+    def ended(self) -> bool:
+        self.thread.join(60)
+        return not self.thread.is_alive()
 
 
 @contextlib.contextmanager
 def running(run: Path, double: bool = False, **settings: Any) -> Iterator[Running]:
-    """Serve a run on a free port until the end of the block."""
+    """Serve a run on a free port until the end of the block.
+
+    Args:
+        double: in float64, where an answer does not depend on the batch at all.
+    """
     chosen = server.Settings(port=0, **settings)
-    app = server.build(run, chosen)
-    if double:
-        app.engine.decoder.model.double()
+    with pytest.MonkeyPatch.context() as patch:
+        if double:
+            patch.setattr(server, "load_model", lambda *a: load_model(*a).double())
+        app = server.build(run, chosen)
     it = Running(app, chosen)
-    it.thread.start()
-    while not it.server.started:
-        assert it.thread.is_alive()
     try:
         yield it
     finally:
-        it.server.should_exit = True
-        it.thread.join(30)
-        assert not it.thread.is_alive()
+        it.stop()
+        assert it.ended()

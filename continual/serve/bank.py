@@ -10,7 +10,8 @@ import torch
 
 from continual import lora
 from continual.errors import ContinualError
-from continual.serve.roster import Adapter
+
+Adapter = Any
 
 
 class AdapterBank:
@@ -39,6 +40,9 @@ class AdapterBank:
 
     def names(self) -> list[str]:
         return list(self.loaded)
+
+    def hold(self, adapter: Adapter) -> Adapter:
+        return adapter
 
     def use(self, adapters: Sequence[Adapter]) -> None:
         self.rows = adapters

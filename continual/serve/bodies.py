@@ -170,9 +170,7 @@ class ChatBody(Body):
         roles = [entry.message.role for entry in self.messages]
         turns = roles[1:] if roles[0] == "system" else roles
         if len(turns) % 2 == 0 or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(turns)):
-            raise ValueError(
-                "messages: at most one system message, then user and assistant in turn, a user's the last"
-            )
+            raise ValueError("messages: a system message or none, then user and assistant in turn, a user last")
         return self
 
     @property
@@ -212,6 +210,8 @@ class LoadBody(BaseModel):
 
     lora_name: str
     lora_path: str
+    load_inplace: bool = False
+    """Take the place of an adapter of that name."""
 
 
 class UnloadBody(BaseModel):

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import queue
 import threading
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,21 +54,17 @@ class Engine:
 
     Args:
         decoder: used by the engine's thread alone.
-        unload: forgets an adapter; called when no row uses it any more.
         max_queue: the most rows that wait while `decoder.max_rows` are at work.
         metrics: is told how many rows are at work.
     """
 
-    def __init__(self, decoder: Decoder, unload: Callable[[str], None], max_queue: int, metrics: Metrics) -> None:
+    def __init__(self, decoder: Decoder, max_queue: int, metrics: Metrics) -> None:
         self.decoder, self.metrics = decoder, metrics
         self.most = decoder.max_rows + max_queue
         self.in_flight = 0
         """Rows that are not done; belongs to the event loop."""
-        self._unload = unload
         self._inbox: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._rows: dict[int, tuple[Job, int]] = {}
-        self._using: Counter[str] = Counter()
-        self._retired: set[str] = set()
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -88,8 +83,10 @@ class Engine:
         """Queue the rows of a request.
 
         Raises:
-            ApiError: too many are waiting.
+            ApiError: too many are waiting, or these alone are more than may.
         """
+        if len(requests) > self.most:
+            raise ApiError(400, f"{len(requests)} answers at once: this server takes {self.most}", None, "n")
         if self.in_flight + len(requests) > self.most:
             raise ApiError(429, f"{self.in_flight} answers are being written or wait: try again later", "queue_full")
         job = Job(requests, open=set(range(len(requests))))
@@ -103,10 +100,6 @@ class Engine:
             self.in_flight -= len(job.open)
             job.open.clear()
             self._inbox.put(partial(self._cancel, job))
-
-    def retire(self, adapter: str) -> None:
-        """Forget an adapter as soon as no row uses it; no new row may ask for it."""
-        self._inbox.put(partial(self._retire, adapter))
 
     # What follows runs in the engine's thread.
 
@@ -131,28 +124,11 @@ class Engine:
     def _begin(self, job: Job) -> None:
         for row, request in enumerate(job.requests):
             self._rows[self.decoder.add(request)] = job, row
-            self._using.update(adapters_of(request))
 
     def _cancel(self, job: Job) -> None:
         for number in [number for number, (other, _) in self._rows.items() if other is job]:
             self.decoder.cancel(number)
-            self._leave(number)
-
-    def _retire(self, adapter: str) -> None:
-        if self._using[adapter]:
-            self._retired.add(adapter)
-        else:
-            self._unload(adapter)
-
-    def _leave(self, number: int) -> None:
-        job, row = self._rows.pop(number)
-        for adapter in adapters_of(job.requests[row]):
-            self._using[adapter] -= 1
-            if not self._using[adapter]:
-                del self._using[adapter]
-                if adapter in self._retired:
-                    self._retired.remove(adapter)
-                    self._unload(adapter)
+            del self._rows[number]
 
     def _step(self) -> None:
         try:
@@ -166,7 +142,7 @@ class Engine:
             job, row = self._rows[event.number]
             news.setdefault(job, []).append((row, event))
             if event.done:
-                self._leave(event.number)
+                del self._rows[event.number]
         if news:
             self._loop.call_soon_threadsafe(self._deliver, news)
 
@@ -177,8 +153,7 @@ class Engine:
             log.warning(f"out of memory in decoding: going on with at most {self.decoder.max_rows} rows at once")
         jobs = {job for job, _ in self._rows.values()}
         self.decoder.clear()
-        for number in list(self._rows):
-            self._leave(number)
+        self._rows.clear()
         self._loop.call_soon_threadsafe(self._tell, jobs)
 
     # What follows runs in the event loop.
@@ -195,11 +170,3 @@ class Engine:
             self.in_flight -= len(job.open)
             job.open.clear()
             job.news.put_nowait(ApiError(500, "the model failed on this batch; see the server's log", "engine_error"))
-
-
-def adapters_of(request: Request) -> tuple[str, ...]:
-    """The adapters that a row needs."""
-    chosen = request.adapter
-    if chosen is None:
-        return ()
-    return (chosen,) if isinstance(chosen, str) else tuple(name for name, _ in chosen)

@@ -79,6 +79,8 @@ class Generation:
         self, http: HttpRequest, body: Body, served: Served, prompts: list[list[int]], form: Form, strip: bool
     ) -> Response:
         began, model = time.perf_counter(), http.scope["continual.model"]
+        # From here on the adapter stays as it is now for this request, whatever is loaded or unloaded.
+        adapter = await asyncio.to_thread(self.roster.hold, served)
         requests: list[Request] = []
         answers: list[Answer] = []
         for prompt in prompts:
@@ -94,7 +96,7 @@ class Generation:
                         body.sampling,
                         seed,
                         until=body.stops,
-                        adapter=served.adapter,  # type: ignore[arg-type]
+                        adapter=adapter,
                         logprobs=body.top,
                     )
                 )

@@ -33,11 +33,11 @@ class Loading:
         folder = self._inside(body.lora_path)
         async with self._one:
             try:
-                self.roster.check(body.lora_name)
-                adapter = await asyncio.to_thread(self.roster.load, body.lora_name, folder)
+                self.roster.check(body.lora_name, again=body.load_inplace)
+                await asyncio.to_thread(self.roster.bank.load, body.lora_name, folder)
             except ContinualError as error:
                 raise ApiError(400, str(error)) from error
-            self.roster.put(body.lora_name, adapter, folder)
+            self.roster.put(body.lora_name, folder)
         return PlainTextResponse(f"Success: LoRA adapter '{body.lora_name}' added successfully.")
 
     async def unload(self, http: Request) -> Response:

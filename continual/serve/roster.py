@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from continual.errors import ContinualError
 from continual.problems import did_you_mean
+from continual.route import Router
+from continual.serve.bank import AdapterBank
 from continual.serve.bodies import Body
 from continual.serve.errors import ApiError
 
@@ -19,32 +20,14 @@ BASE, AUTO = "base", "auto"
 NAME = re.compile(r"\w[\w./+-]{0,127}")
 """Of an adapter; without a colon, which stands between the base's name and an adapter's."""
 
-Adapter = str | tuple[tuple[str, float], ...] | None
-
-
-class Choice(Protocol):
-    """What a router says."""
-
-    adapter: str | None
-    sure: bool
-    scores: dict[str, float]
-    why: str
-
-
-class Router(Protocol):
-    """Chooses who answers a prompt."""
-
-    def pick(self, prompt: str) -> Choice: ...
-
 
 @dataclass(frozen=True)
 class Served:
     """One model that can be asked."""
 
     name: str
-    adapter: Adapter
-    """What the bank calls it: never the same again, so that nothing computed with an older adapter of the same name
-    can be taken for this one's. None is the bare base."""
+    adapter: str | tuple[tuple[str, float], ...] | None
+    """What the bank calls it; None is the bare base."""
     root: str
     parent: str | None
     listed: bool = True
@@ -69,17 +52,13 @@ class Roster:
 
     Args:
         base: the base model's own name, by which it can be asked too.
-        load: tells the bank to load an adapter's folder under a name.
-        retire: tells it to forget one.
+        bank: holds the adapters.
         called: what the model without an adapter is called: the base, or a whole model's name.
     """
 
-    def __init__(
-        self, base: str, load: Callable[[str, Path], None], retire: Callable[[str], None], called: str = BASE
-    ) -> None:
-        self.called, self._load, self._retire = called, load, retire
+    def __init__(self, base: str, bank: AdapterBank, called: str = BASE) -> None:
+        self.called, self.bank = called, bank
         self._aliases = (called, base)
-        self._serial = itertools.count(1)
         self._models = {called: Served(called, None, base, None)}
 
     @property
@@ -89,7 +68,8 @@ class Roster:
 
     def put_under_base(self, folder: Path) -> None:
         """Take an adapter for a part of the base: what was taught started with it."""
-        self._models[self.called] = Served(self.called, self.load(self.called, folder), str(folder), None)
+        self.bank.load(self.called, folder)
+        self._models[self.called] = Served(self.called, self.called, str(folder), None)
 
     def offer_auto(self, router: Router, root: Path) -> None:
         """Let a router choose who answers, under the name ``auto``."""
@@ -107,30 +87,25 @@ class Roster:
         told = {"adapter": served.name, "sure": choice.sure, "why": choice.why, "scores": dict(choice.scores)}
         return served, {"continual": told}
 
-    def check(self, name: str) -> None:
+    def check(self, name: str, again: bool = False) -> None:
         """See that an adapter may be called so.
+
+        Args:
+            again: it may take the place of one that is its bank's of that name.
 
         Raises:
             ContinualError: the name is taken or no name.
         """
         if not NAME.fullmatch(name):
             raise ContinualError(f"'{name}' cannot be an adapter's name: letters, digits, '.', '_', '-', '+' and '/'")
+        if again and name in self._models and self._models[name].adapter == name != self.called:
+            return
         if name in (*self._models, *self._aliases, BASE, AUTO):
             raise ContinualError(f"there is already a model called '{name}'")
 
-    def load(self, name: str, folder: Path) -> str:
-        """Let the bank load an adapter; may take a while, and may be called in any thread.
-
-        Raises:
-            ContinualError: it cannot be used.
-        """
-        key = f"{name}#{next(self._serial)}"
-        self._load(key, folder)
-        return key
-
-    def put(self, name: str, adapter: str, folder: Path) -> None:
-        """Offer what `load` has loaded."""
-        self._models[name] = Served(name, adapter, str(folder), self.called)
+    def put(self, name: str, folder: Path) -> None:
+        """Offer an adapter that the bank has loaded under that name."""
+        self._models[name] = Served(name, name, str(folder), self.called)
 
     def add(self, name: str, folder: Path) -> None:
         """Load and offer an adapter; one that is there already gets a second name.
@@ -141,12 +116,13 @@ class Roster:
         self.check(name)
         known = next((m for m in self.all() if m.root == str(folder) and m.parent is not None), None)
         if known is None:
-            self.put(name, self.load(name, folder), folder)
+            self.bank.load(name, folder)
+            self.put(name, folder)
         else:
             self._models[name] = Served(name, known.adapter, known.root, known.parent, listed=False)
 
     def remove(self, name: str) -> None:
-        """Unload an adapter under all its names; rows at work end with it.
+        """Unload an adapter under all its names; answers that it has begun end with it.
 
         Raises:
             ApiError: there is none of that name.
@@ -155,7 +131,7 @@ class Roster:
         if model is None or model.parent is None or not isinstance(model.adapter, str):
             raise ApiError(404, f"there is no adapter '{name}' to unload", "model_not_found", "lora_name")
         self._models = {name: other for name, other in self._models.items() if other.adapter != model.adapter}
-        self._retire(model.adapter)
+        self.bank.unload(model.adapter)
 
     def all(self) -> list[Served]:
         return list(self._models.values())
@@ -188,6 +164,17 @@ class Roster:
                 404, f"there is no model '{name}'{hint}; there is {', '.join(names)}", "model_not_found", "model"
             )
         return model
+
+    def hold(self, served: Served) -> Any:
+        """What answers, as it is now; may read a file, and may be called in any thread.
+
+        Raises:
+            ApiError: it was unloaded a moment ago.
+        """
+        try:
+            return self.bank.hold(served.adapter)
+        except ContinualError as error:
+            raise ApiError(404, str(error), "model_not_found", "model") from error
 
     def chosen(self, body: Body) -> Served:
         """Whom a request names: one model, or several adapters with weights.

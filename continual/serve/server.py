@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -16,6 +18,7 @@ from continual.errors import ContinualError
 from continual.lora import CONFIG
 from continual.model import load_model, load_tokenizer, max_positions
 from continual.problems import did_you_mean
+from continual.route import FOLDER, SETTINGS, Router
 from continual.serve.app import App
 from continual.serve.bank import AdapterBank
 from continual.serve.engine import Engine
@@ -81,14 +84,16 @@ def build(run_dir: Path, settings: Settings) -> App:
     decoder = Decoder(
         model, chat.stop_ids, chat.end_id, max_rows=settings.max_rows, text=plain_text(chat), adapters=bank
     )
-    engine = Engine(decoder, bank.unload, settings.max_queue, metrics)
-    roster = Roster(source, bank.load, engine.retire, called)
+    engine = Engine(decoder, settings.max_queue, metrics)
+    roster = Roster(source, bank, called)
     if recipe.start is not None and settings.only is None:
         roster.put_under_base(Path(recipe.start))
     for adapter, folder in adapters.items():
         roster.add(adapter, folder)
     for adapter, folder in map(module, settings.modules):
         roster.add(adapter, folder)
+    if settings.only is None and (run_dir / FOLDER / SETTINGS).is_file():
+        roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
     generation = Generation(engine, roster, chat, max_positions(name, trusted), metrics)
     open_to_all = settings.key is None and settings.host in LOOPBACK
     return App(
@@ -121,9 +126,20 @@ def module(text: str) -> tuple[str, Path]:
 class Server(uvicorn.Server):
     """Finishes what is in flight when a signal comes, and takes nothing new; a second signal ends it at once."""
 
-    def __init__(self, config: uvicorn.Config, gate: Gate) -> None:
+    def __init__(self, config: uvicorn.Config, gate: Gate, ready: Callable[[str], None]) -> None:
         super().__init__(config)
-        self.gate = gate
+        self.gate, self.ready = gate, ready
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self.ready(self.address)
+
+    @property
+    def address(self) -> str:
+        """Where it listens."""
+        host, port = self.servers[0].sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.gate.stopping:
@@ -136,12 +152,16 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def server(app: App, settings: Settings) -> Server:
-    """The server of an app, not yet running."""
+def server(app: App, settings: Settings, ready: Callable[[str], None]) -> Server:
+    """The server of an app, not yet running.
+
+    Args:
+        ready: called with its address when it listens.
+    """
     config = uvicorn.Config(
         app.gate, settings.host, settings.port, log_level="warning", lifespan="on", server_header=False
     )
-    return Server(config, app.gate)
+    return Server(config, app.gate, ready)
 
 
 def serve(run_dir: Path, settings: Settings, console: Console) -> None:
@@ -151,9 +171,11 @@ def serve(run_dir: Path, settings: Settings, console: Console) -> None:
         ContinualError: something cannot be loaded.
     """
     app = build(run_dir, settings)
-    place = f"[{settings.host}]" if ":" in settings.host else settings.host
     names = ", ".join(entry["id"] for entry in app.roster.entries())
-    console.print(f"http://{place}:{settings.port} serves {names}", highlight=False, markup=False, soft_wrap=True)
+
+    def ready(address: str) -> None:
+        console.print(f"{address} serves {names}", highlight=False, markup=False, soft_wrap=True)
+
     if settings.key is None and settings.host not in LOOPBACK:
         console.print("mind: without --api-key everyone who reaches this address can ask", highlight=False)
-    server(app, settings).run()
+    server(app, settings, ready).run()
