@@ -19,6 +19,7 @@ settings_base avalanche_settings catalogue rehearsal_settings guard_settings eva
 chat correlation overlap statematch score forgetting general stream runs
 yamlfile settings stream_settings overrides wording taskfile rendering sources task recipe
 data crossentropy model lora sampling kvcache request stoptext nexttoken fold decode
+deltas adapters
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing breach teach
 arms paired pairing results report card publish estimate plan execute

@@ -1,5 +1,6 @@
 """How a server starts, is guarded, fills up and stops."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -149,13 +150,12 @@ def test_auto_tells_whom_it_chose_and_why(tmp_path: Path) -> None:
     Router.fit(prompts).save(run / FOLDER)
     with served.running(run) as api:
         assert "auto" in [model.id for model in api.client().models.list()]
-        for text, who in (("translate bee to french", "translate"), ("mend this sentence: bee are", "edit")):
+        for text, who in (("translate cow to french", "translate"), ("mend this sentence: cow are", "edit")):
             messages = [{"role": "user", "content": text}]
             reply = chat(api, "auto", messages=messages)
             told = reply.model_extra["continual"]
-            assert (
-                told["adapter"] == who and told["sure"] and who in told["why"] and set(told["scores"]) == set(prompts)
-            )
+            assert told["adapter"] == who and told["sure"] and who in told["why"]
+            assert set(told["scores"]) == set(prompts)
             assert reply.model == "auto"
             assert reply.choices[0].message.content == words(api, who, messages=messages)
             first, *rest = chat(api, "auto", messages=messages, stream=True)
@@ -184,12 +184,9 @@ def test_an_adapter_that_the_base_started_with_is_a_part_of_it(tmp_path: Path) -
 
 def test_whole_models_are_served_one_at_a_time(tmp_path: Path) -> None:
     run = served.make_run(tmp_path)
-    for name in ("arms/rehearsal", "arms/apart"):
-        import shutil
-
-        shutil.rmtree(run / name)
+    shutil.rmtree(run / "arms")
     told = yaml.safe_load((run / "recipe.yaml").read_text())
-    (run / "recipe.yaml").write_text(yaml.safe_dump(told | {"adapter": None}))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(told | {"adapter": None, "arms": {"rehearsal": {}}}))
     folder = write_arm(run, "rehearsal", [[0.0] * 3]) / "after/3"
     tiny.model(seed=5).save_pretrained(folder)
     with pytest.raises(ContinualError, match="whole ones.*--model {rehearsal, rehearsal/seed0}"):

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from continual.adapters import AdapterBank
 from continual.errors import ContinualError
 from continual.problems import did_you_mean
+from continual.request import HeldAdapter, Mix
 from continual.route import Router
-from continual.serve.bank import AdapterBank
 from continual.serve.bodies import Body
 from continual.serve.errors import ApiError
 
@@ -26,7 +27,7 @@ class Served:
     """One model that can be asked."""
 
     name: str
-    adapter: str | tuple[tuple[str, float], ...] | None
+    adapter: str | Mix | None
     """What the bank calls it; None is the bare base."""
     root: str
     parent: str | None
@@ -165,7 +166,7 @@ class Roster:
             )
         return model
 
-    def hold(self, served: Served) -> Any:
+    def hold(self, served: Served) -> HeldAdapter | None:
         """What answers, as it is now; may read a file, and may be called in any thread.
 
         Raises:

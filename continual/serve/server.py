@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from continual.adapters import AdapterBank
 from continual.chat import Chat
 from continual.decode import Decoder
 from continual.errors import ContinualError
@@ -20,7 +21,6 @@ from continual.model import load_model, load_tokenizer, max_positions
 from continual.problems import did_you_mean
 from continual.route import FOLDER, SETTINGS, Router
 from continual.serve.app import App
-from continual.serve.bank import AdapterBank
 from continual.serve.engine import Engine
 from continual.serve.gate import Gate
 from continual.serve.generation import Generation, plain_text
