@@ -272,7 +272,7 @@ def _drop_joint_runs(run: Run, recipe: Recipe) -> None:
     """What was taught all at once cannot grow by a task; in a grown curriculum it is taught anew."""
     for folder in run.runs():
         told = read_json(folder / "run.json")
-        if told["teach"] == "multitask" and len(told["tasks"]) < len(recipe.tasks):
+        if told["teach"] in ("multitask", "merge", "distill") and len(told["tasks"]) < len(recipe.tasks):
             remove_folder(folder)
 
 
