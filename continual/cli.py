@@ -271,6 +271,24 @@ def rehearse(
 
 
 @app.command()
+def route(
+    run: RunArgument,
+    unsure: Annotated[str, typer.Option(help="Who answers where no specialist is sure.", metavar="NAME")] = "base",
+    n: Annotated[int, typer.Option("-n", help="Prompts of each task to learn from.", min=2)] = 100,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    split: Annotated[str, typer.Option(help="Prompts to measure on: test, dev, or none.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Prompts of each task to measure on.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Let `auto` pick the specialist for a prompt: learn it from what the run's models write, and measure it."""
+    from continual import routing
+    from continual.listing import find_run
+
+    routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), _console())
+
+
+@app.command()
 def pretrain(
     recipe: RecipeArgument,
     out: Annotated[

@@ -198,10 +198,8 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     return total
 
 
-def _from_specialists(
-    recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], total: ArmCost
-) -> dict[str, int]:
-    """Rows of each task that an arm learns from specialists, none where they are merged; what they write is counted."""
+def _from_specialists(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], total: ArmCost) -> dict[str, int]:
+    """Rows of each task that an arm learns from specialists: none of a merge. What they write is counted."""
     from continual.rehearse.budget import own_quotas, quotas
 
     settings, rows = recipe.arms[arm], {task: sizes[task].train for task in recipe.tasks}

@@ -33,7 +33,9 @@ class How:
     rank: int | None = None
 
 
-def merged(loras: Sequence[Lora], how: How, loss_of: Callable[[Lora], float] | None = None) -> tuple[Lora, dict[str, Any]]:
+def merged(
+    loras: Sequence[Lora], how: How, loss_of: Callable[[Lora], float] | None = None
+) -> tuple[Lora, dict[str, Any]]:
     """Merge specialists, and tell how.
 
     Args:
@@ -86,9 +88,7 @@ def put_on(model: Any, lora: Lora) -> None:
     Raises:
         ContinualError: it touches what the model's adapter does not, or its rank is larger.
     """
-    layers = {
-        name: module for name, module in model.base_model.model.named_modules() if isinstance(module, LoraLayer)
-    }
+    layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, LoraLayer)}
     strange = [name for name in lora.factors if name not in layers]
     if strange:
         raise ContinualError(f"the adapter changes {strange[0]}, which this model's does not")

@@ -204,8 +204,8 @@ class Arm(Settings):
     arm, by merging them, or by learning what they write."""
 
     rehearsal: Rehearsal | None = None
-    """null: nothing of earlier tasks is rehearsed. Specialists only learn to write their samples; with `distill` it says
-    how they write and teach."""
+    """null: nothing of earlier tasks is rehearsed. Specialists only learn to write their samples. With `distill` it
+    says how they write and teach."""
 
     of: str | None = None
     """With `merge` and `distill`: whose specialists; null: those of the first arm that has some."""
