@@ -288,6 +288,24 @@ def route(
     routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), _console())
 
 
+@app.command("merge-report")
+def merge_report(
+    run: RunArgument,
+    methods: Annotated[str, typer.Option(help="Ways to merge, with commas.", metavar="NAME,…")] = "",
+    scales: Annotated[str, typer.Option(help="Scales to try with each, with commas.", metavar="X,…")] = "",
+    rank: Annotated[int | None, typer.Option(help="Of the merged adapters; else that of the specialists.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Merge a run's specialists by several methods and scales, and measure them beside what they come from."""
+    from continual import mergereport
+    from continual.listing import find_run
+
+    ways, tried = mergereport.listed(methods, scales)
+    mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), _console())
+
+
 @app.command()
 def pretrain(
     recipe: RecipeArgument,

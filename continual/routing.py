@@ -85,10 +85,11 @@ def route(
         raise ContinualError(f"--split {split}: should be test, dev or none")
     router = fit(run_dir, samples, None if unsure == BASE else unsure, seed, console)
     console.print(f"  [dim]of their own prompts, each held out in turn, {router.held_out:.1%} are told right[/dim]")
-    if split == "test" or split == "dev":
-        found = check(router, split, limit or run_recipe(run_dir).evaluate.limit, data_root, folders)
-        save_report(run_dir, router, split, found)
-        show(router, split, found, console)
+    if split != "none":
+        of: Split = "test" if split == "test" else "dev"
+        found = check(router, of, limit or run_recipe(run_dir).evaluate.limit, data_root, folders)
+        save_report(run_dir, router, of, found)
+        show(router, of, found, console)
     console.print(f"next   continual ask {run_dir} PROMPT --adapter auto", highlight=False, soft_wrap=True)
 
 
@@ -136,7 +137,7 @@ def specialists_of(run_dir: Path, recipe: Recipe, seed: int | None) -> Path:
 
 
 def source_of(run_dir: Path, recipe: Recipe, specialists: Path) -> Source:
-    """Who writes: the specialists themselves where they learned to, else the first arm that rehearses in its own words.
+    """Who writes: the specialists where they learned to, else the first arm that rehearses in its own words.
 
     Raises:
         ContinualError: nobody does.

@@ -211,8 +211,8 @@ class Arm(Settings):
     """With `merge` and `distill`: whose specialists; null: those of the first arm that has some."""
 
     method: str | None = None
-    """Another way to remember, beside rehearsal or instead of it, by name; `continual ls methods` shows all. Of a merge:
-    how."""
+    """Another way to remember, beside rehearsal or instead of it, by name; `continual ls methods` shows all. Of a
+    merge: how."""
 
     method_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `method`."""
