@@ -309,6 +309,42 @@ def rehearse(
 
 
 @app.command()
+def route(
+    run: RunArgument,
+    unsure: Annotated[str, typer.Option(help="Who answers where no specialist is sure.", metavar="NAME")] = "base",
+    n: Annotated[int, typer.Option("-n", help="Prompts of each task to learn from.", min=2)] = 100,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    split: Annotated[str, typer.Option(help="Prompts to measure on: test, dev, or none.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Prompts of each task to measure on.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Let `auto` pick the specialist for a prompt: learn it from what the run's models write, and measure it."""
+    from continual import routing
+    from continual.listing import find_run
+
+    routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), _console())
+
+
+@app.command("merge-report")
+def merge_report(
+    run: RunArgument,
+    methods: Annotated[str, typer.Option(help="Ways to merge, with commas.", metavar="NAME,…")] = "",
+    scales: Annotated[str, typer.Option(help="Scales to try with each, with commas.", metavar="X,…")] = "",
+    rank: Annotated[int | None, typer.Option(help="Of the merged adapters; else that of the specialists.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Merge a run's specialists by several methods and scales, and measure them beside what they come from."""
+    from continual import mergereport
+    from continual.listing import find_run
+
+    ways, tried = mergereport.listed(methods, scales)
+    mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), _console())
+
+
+@app.command()
 def pretrain(
     recipe: RecipeArgument,
     out: Annotated[
