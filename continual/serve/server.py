@@ -19,7 +19,7 @@ from continual.errors import ContinualError
 from continual.lora import CONFIG
 from continual.model import load_model, load_tokenizer, max_positions
 from continual.problems import did_you_mean
-from continual.route import FOLDER, SETTINGS, Router
+from continual.route import FILE, FOLDER, Router
 from continual.serve.app import App
 from continual.serve.engine import Engine
 from continual.serve.gate import Gate
@@ -92,7 +92,7 @@ def build(run_dir: Path, settings: Settings) -> App:
         roster.add(adapter, folder)
     for adapter, folder in map(module, settings.modules):
         roster.add(adapter, folder)
-    if settings.only is None and (run_dir / FOLDER / SETTINGS).is_file():
+    if settings.only is None and (run_dir / FOLDER / FILE).is_file():
         roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
     generation = Generation(engine, roster, chat, max_positions(name, trusted), metrics)
     open_to_all = settings.key is None and settings.host in LOOPBACK
