@@ -24,7 +24,7 @@ evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing breach teach
 arms paired pairing results report card publish estimate plan execute
 verdict rollback
-vocabulary corpus pretrain show talk
+vocabulary corpus pretrain show inference talk
 listing skill cli __main__
 """.split()
 
