@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from continual.errors import ContinualError
 from continual.evaluate import Exam, take
 from continual.execute import check_data
+from continual.inference import run_recipe
 from continual.lora import Lora
 from continual.material import Material, gather
 from continual.merge import check_arguments, merge
@@ -32,7 +33,6 @@ from continual.routing import specialists_of
 from continual.runs import Run, read_json, write_json, write_text
 from continual.score import score
 from continual.seeds import derive
-from continual.talk import run_recipe
 from continual.task import find_task
 
 if TYPE_CHECKING:

@@ -11,6 +11,7 @@ from rich.markup import escape
 
 from continual.chat import Chat
 from continual.errors import ContinualError
+from continual.inference import run_recipe, taught
 from continual.model import load_adapter, load_model, load_tokenizer, max_positions
 from continual.ownwords import own_words
 from continual.problems import did_you_mean
@@ -24,7 +25,6 @@ from continual.rehearsing import model_writer, shapes_of
 from continual.route import BASE, FOLDER, Router
 from continual.runs import Run, write_json
 from continual.seeds import derive
-from continual.talk import run_recipe, taught
 from continual.task import find_task
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def fit(run_dir: Path, samples: int, unsure: str | None, seed: int | None, conso
     folder = specialists_of(run_dir, recipe, seed)
     paths = [folder / "specialists" / task for task in recipe.tasks]
     adapters = {path.name: path for path in paths if path.is_dir()}
-    # Its plain name is that of the first run; see `talk.taught`.
+    # Its plain name is that of the first run; see `inference.taught`.
     called = {t: t if names.get(t) == path else f"{t}/{folder.name}" for t, path in adapters.items()}
     prompts = written_prompts(run_dir, recipe, source_of(run_dir, recipe, folder), list(adapters), samples, console)
     router = Router.fit({called[task]: own for task, own in prompts.items()}, unsure=unsure)

@@ -14,7 +14,7 @@ import yaml
 from fake_run import write_arm, write_run
 from openai import OpenAI
 
-from continual import lora
+from continual import inference, lora
 from continual.model import load_model
 from continual.serve import server
 from continual.serve.app import App
@@ -101,7 +101,7 @@ def running(run: Path, double: bool = False, **settings: Any) -> Iterator[Runnin
     chosen = server.Settings(port=0, **settings)
     with pytest.MonkeyPatch.context() as patch:
         if double:
-            patch.setattr(server, "load_model", lambda *a: load_model(*a).double())
+            patch.setattr(inference, "load_model", lambda *a: load_model(*a).double())
         app = server.build(run, chosen)
     it = Running(app, chosen)
     try:

@@ -24,7 +24,7 @@ evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing ownwords breach teach
 merging generalist arms paired pairing results report card publish estimate plan execute
 verdict rollback
-vocabulary corpus pretrain show talk routing mergereport
+vocabulary corpus pretrain show inference talk routing mergereport
 listing serve skill cli __main__
 """.split()
 

@@ -166,6 +166,11 @@ def test_auto_tells_whom_it_chose_and_why(tmp_path: Path) -> None:
         assert not unsure.model_extra["continual"]["sure"]
 
 
+def test_adapters_need_no_choice_of_one(run: Path) -> None:
+    with pytest.raises(ContinualError, match="are adapters, and are all served"):
+        build(run, Settings(only="edit"))
+
+
 def test_an_adapter_that_the_base_started_with_is_a_part_of_it(tmp_path: Path) -> None:
     run = served.make_run(tmp_path)
     plain = build(run, Settings()).roster
@@ -189,10 +194,13 @@ def test_whole_models_are_served_one_at_a_time(tmp_path: Path) -> None:
     (run / "recipe.yaml").write_text(yaml.safe_dump(told | {"adapter": None, "arms": {"rehearsal": {}}}))
     folder = write_arm(run, "rehearsal", [[0.0] * 3]) / "after/3"
     tiny.model(seed=5).save_pretrained(folder)
-    with pytest.raises(ContinualError, match="whole ones.*--model {rehearsal, rehearsal/seed0}"):
+    with pytest.raises(ContinualError, match=r"whole ones.*--model \(base, rehearsal, rehearsal/seed0\)"):
         build(run, Settings())
     with pytest.raises(ContinualError, match="did you mean 'rehearsal'"):
         build(run, Settings(only="rehearsl"))
+    for more in ({"modules": ("x=y",)}, {"allowed": (tmp_path,)}):
+        with pytest.raises(ContinualError, match="no adapters can be served with a whole model"):
+            build(run, Settings(only="rehearsal", **more))
     with served.running(run, only="rehearsal") as api:
         (listed,) = api.client().models.list()
         assert (listed.id, listed.root, listed.parent) == ("rehearsal", str(folder), None)

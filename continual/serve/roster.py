@@ -11,13 +11,14 @@ from typing import Any
 
 from continual.adapters import AdapterBank
 from continual.errors import ContinualError
+from continual.inference import BASE
 from continual.problems import did_you_mean
 from continual.request import HeldAdapter, Mix
 from continual.route import Router
 from continual.serve.bodies import Body
 from continual.serve.errors import ApiError
 
-BASE, AUTO = "base", "auto"
+AUTO = "auto"
 NAME = re.compile(r"\w[\w./+-]{0,127}")
 """Of an adapter; without a colon, which stands between the base's name and an adapter's."""
 
@@ -53,14 +54,20 @@ class Roster:
 
     Args:
         base: the base model's own name, by which it can be asked too.
-        bank: holds the adapters.
+        bank: holds the adapters; None: there are none, and will be none.
         called: what the model without an adapter is called: the base, or a whole model's name.
     """
 
-    def __init__(self, base: str, bank: AdapterBank, called: str = BASE) -> None:
-        self.called, self.bank = called, bank
+    def __init__(self, base: str, bank: AdapterBank | None, called: str = BASE) -> None:
+        self.called, self._bank = called, bank
         self._aliases = (called, base)
         self._models = {called: Served(called, None, base, None)}
+
+    @property
+    def bank(self) -> AdapterBank:
+        """Holds the adapters."""
+        assert self._bank is not None
+        return self._bank
 
     @property
     def base(self) -> Served:
@@ -173,7 +180,7 @@ class Roster:
             ApiError: it was unloaded a moment ago.
         """
         try:
-            return self.bank.hold(served.adapter)
+            return None if served.adapter is None else self.bank.hold(served.adapter)
         except ContinualError as error:
             raise ApiError(404, str(error), "model_not_found", "model") from error
 

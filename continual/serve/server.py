@@ -12,21 +12,16 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from continual.adapters import AdapterBank
-from continual.chat import Chat
 from continual.decode import Decoder
 from continual.errors import ContinualError
-from continual.lora import CONFIG
-from continual.model import load_model, load_tokenizer, max_positions
-from continual.problems import did_you_mean
+from continual.inference import BASE, Taught
 from continual.route import FILE, FOLDER, Router
 from continual.serve.app import App
 from continual.serve.engine import Engine
 from continual.serve.gate import Gate
 from continual.serve.generation import Generation, plain_text
 from continual.serve.metrics import Metrics
-from continual.serve.roster import BASE, Roster
-from continual.talk import run_recipe, taught
+from continual.serve.roster import Roster
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,39 +57,31 @@ def build(run_dir: Path, settings: Settings) -> App:
     Raises:
         ContinualError: something cannot be loaded; or the models are whole ones and none is named.
     """
-    recipe, models = run_recipe(run_dir), taught(run_dir)
-    adapters = {name: path for name, path in models.items() if path is not None and (path / CONFIG).is_file()}
-    whole = {name: path for name, path in models.items() if path is not None and name not in adapters}
-    name, trusted, called = recipe.model_name_or_path, recipe.trust_remote_code, BASE
-    source = name
-    if settings.only is not None:
-        if settings.only not in whole:
-            hint = did_you_mean(settings.only, whole)
-            raise ContinualError(f"--model: '{settings.only}' is no whole model of this run{hint}")
-        source, called, adapters = str(whole[settings.only]), settings.only, {}
-    elif whole and not adapters:
-        known = ", ".join(whole)
-        raise ContinualError(
-            f"{run_dir}: its models are whole ones, which cannot be served together; name one: --model {{{known}}}"
-        )
-    chat = Chat(load_tokenizer(name, trusted), recipe.roles)
-    model = load_model(source, recipe.weights_dtype, trusted)
-    bank = AdapterBank(model, memory=settings.memory)
+    known, called = Taught(run_dir, memory=settings.memory), BASE
+    chat, start = known.chat, known.recipe.start
+    if known.whole:
+        called = whole(known, settings)
+        model, bank, source = known.model(called), None, str(known.models[called] or known.recipe.model_name_or_path)
+    elif settings.only is not None:
+        raise ContinualError(f"--model: the models of {run_dir} are adapters, and are all served")
+    else:
+        bank, source = known.bank, known.recipe.model_name_or_path
+        model = bank.model
     metrics = Metrics()
     decoder = Decoder(
         model, chat.stop_ids, chat.end_id, max_rows=settings.max_rows, text=plain_text(chat), adapters=bank
     )
     engine = Engine(decoder, settings.max_queue, metrics)
     roster = Roster(source, bank, called)
-    if recipe.start is not None and settings.only is None:
-        roster.put_under_base(Path(recipe.start))
-    for adapter, folder in adapters.items():
-        roster.add(adapter, folder)
-    for adapter, folder in map(module, settings.modules):
-        roster.add(adapter, folder)
-    if settings.only is None and (run_dir / FOLDER / FILE).is_file():
-        roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
-    generation = Generation(engine, roster, chat, max_positions(name, trusted), metrics)
+    if bank is not None:
+        if start is not None:
+            roster.put_under_base(Path(start))
+        for name, folder in [*known.models.items(), *map(module, settings.modules)]:
+            if folder is not None:
+                roster.add(name, folder)
+        if (run_dir / FOLDER / FILE).is_file():
+            roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
+    generation = Generation(engine, roster, chat, known.room, metrics)
     open_to_all = settings.key is None and settings.host in LOOPBACK
     return App(
         run_dir,
@@ -103,6 +90,24 @@ def build(run_dir: Path, settings: Settings) -> App:
         key=settings.key,
         hosts=LOOPBACK if open_to_all else (),
     )
+
+
+def whole(known: Taught, settings: Settings) -> str:
+    """The name of the one model that is served of a run whose models are whole ones.
+
+    Raises:
+        ContinualError: none is named, or an unknown one; or adapters were to be served with it.
+    """
+    if settings.only is None:
+        names = ", ".join(known.models)
+        raise ContinualError(
+            f"{known.run_dir}: its models are whole ones, of which only one can be served at a time: "
+            f"name it with --model ({names})"
+        )
+    if settings.modules or settings.allowed:
+        raise ContinualError(f"{known.run_dir}: no adapters can be served with a whole model")
+    known.check(settings.only)
+    return settings.only
 
 
 def module(text: str) -> tuple[str, Path]:
