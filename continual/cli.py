@@ -258,6 +258,44 @@ def chat(run: RunArgument, adapter: Adapter = None) -> None:
 
 
 @app.command()
+def serve(
+    run: RunArgument,
+    modules: Annotated[list[str] | None, typer.Argument(help="Further adapters.", metavar="[NAME=PATH]…")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; only this machine's own by default.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="The port.", min=0, max=65535)] = 8000,
+    api_key: Annotated[str | None, typer.Option(help="What clients must send.", envvar="CONTINUAL_API_KEY")] = None,
+    lora_modules: Annotated[list[str] | None, typer.Option(help="A further adapter.", metavar="NAME=PATH")] = None,
+    allow_load: Annotated[
+        list[Path] | None, typer.Option(help="A folder whose adapters may be loaded over HTTP.", metavar="DIR")
+    ] = None,
+    max_queue: Annotated[int, typer.Option(help="The most answers that wait.", min=0)] = 256,
+    max_rows: Annotated[int, typer.Option(help="The most answers written at once.", min=1)] = 64,
+    memory: Annotated[int | None, typer.Option(help="MiB that adapters may take.", min=1)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The one to serve where models are whole ones.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Serve a run's models over HTTP, as OpenAI's clients ask, and a page to try them."""
+    from continual.listing import find_run
+    from continual.serve import server
+
+    settings = server.Settings(
+        host,
+        port,
+        api_key,
+        (*(lora_modules or ()), *(modules or ())),
+        tuple(allow_load or ()),
+        max_queue,
+        max_rows,
+        memory and memory * 2**20,
+        model,
+    )
+    server.serve(find_run(run), settings, _console())
+
+
+@app.command()
 def rehearse(
     run: RunArgument,
     task: Annotated[str, typer.Option(help="The task to rehearse.", metavar="TASK")],
@@ -268,6 +306,42 @@ def rehearse(
     from continual.listing import find_run
 
     talk.rehearse(find_run(run), task, n, _console())
+
+
+@app.command()
+def route(
+    run: RunArgument,
+    unsure: Annotated[str, typer.Option(help="Who answers where no specialist is sure.", metavar="NAME")] = "base",
+    n: Annotated[int, typer.Option("-n", help="Prompts of each task to learn from.", min=2)] = 100,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    split: Annotated[str, typer.Option(help="Prompts to measure on: test, dev, or none.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Prompts of each task to measure on.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Let `auto` pick the specialist for a prompt: learn it from what the run's models write, and measure it."""
+    from continual import routing
+    from continual.listing import find_run
+
+    routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), _console())
+
+
+@app.command("merge-report")
+def merge_report(
+    run: RunArgument,
+    methods: Annotated[str, typer.Option(help="Ways to merge, with commas.", metavar="NAME,…")] = "",
+    scales: Annotated[str, typer.Option(help="Scales to try with each, with commas.", metavar="X,…")] = "",
+    rank: Annotated[int | None, typer.Option(help="Of the merged adapters; else that of the specialists.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Merge a run's specialists by several methods and scales, and measure them beside what they come from."""
+    from continual import mergereport
+    from continual.listing import find_run
+
+    ways, tried = mergereport.listed(methods, scales)
+    mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), _console())
 
 
 @app.command()

@@ -34,6 +34,8 @@ METHODS = {
         "what is rehearsed comes in reviews further and further apart, by how far the model moves (arXiv 2601.03938)",
     ),
     "specialists": ("teach: specialists", "one adapter for each task, from the untaught base"),
+    "merge": ("teach: merge", "the specialists of another arm merged into one adapter, by `method`"),
+    "distill": ("teach: distill", "one adapter that learns what the specialists write, from their distributions"),
     "multitask": ("teach: multitask", "all tasks at once: the upper bound"),
 }
 """Ways of teaching: what an arm of a recipe says, and what it does."""

@@ -16,6 +16,7 @@ from pydantic import (
 
 from continual import overrides as overriding
 from continual import yamlfile
+from continual.arm_checks import checked_arms
 from continual.errors import ContinualError
 from continual.evaluate_settings import Evaluate
 from continual.paths import shipped
@@ -25,7 +26,6 @@ from continual.settings import (
     Arm,
     CurriculumEntry,
     Training,
-    checked_arms,
 )
 from continual.settings_base import Settings
 from continual.stream_settings import TOLD, Stream, unannounced
@@ -157,6 +157,10 @@ class Recipe(Settings):
             raise problems_error(
                 [Problem((n, "start_from"), "base would lose the adapter that `start` goes on with") for n in anew]
             )
+        merged = [name for name, arm in arms.items() if arm.merges]
+        if info.data.get("start") is not None and merged:
+            told = "what `start` goes on with is in every specialist, and would count several times"
+            raise problems_error([Problem((name, "teach"), told) for name in merged])
         tasks = {entry.task for entry in entries}
         arms = checked_arms(arms, info.data.get("training"), adapter, tasks)
         return unannounced(arms) if info.data.get("stream") else arms

@@ -1,0 +1,26 @@
+"""A matrix by its singular values, and only those that are there."""
+
+from typing import NamedTuple
+
+import torch
+
+NOISE = 1e-5
+"""Singular values below this share of the largest are rounding."""
+
+
+class Spectrum(NamedTuple):
+    """``matrix = u @ diag(s) @ vh``, the columns of u and the rows of vh orthonormal, what matters most first."""
+
+    u: torch.Tensor
+    """(out, k)."""
+    s: torch.Tensor
+    """(k,)."""
+    vh: torch.Tensor
+    """(k, in)."""
+
+
+def spectrum(matrix: torch.Tensor) -> Spectrum:
+    """The singular value decomposition of a matrix (out, in) without its null directions, largest values first."""
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    k = int((s > NOISE * s[0]).sum())
+    return Spectrum(u[:, :k], s[:k], vh[:k])
