@@ -55,7 +55,7 @@ def axes(given: Changes) -> Changes:
     """
     assert given.left is not None and given.right is not None
     m = given.changes
-    u, v = spectrum.axes(torch.einsum("npq,nrq->pr", m, m)), spectrum.axes(torch.einsum("npq,npr->qr", m, m))
+    u, v = spectrum.axes(m), spectrum.axes(m.mT)
     return Changes(u.T @ m @ v, given.left @ u, given.right @ v)
 
 
@@ -70,6 +70,8 @@ def best(matrix: torch.Tensor | Spectrum, rank: int) -> tuple[Spectrum, float, f
     """
     if isinstance(matrix, Spectrum):
         u, s, vh = matrix
+        if not len(s):  # an adapter that was never taught changes nothing
+            return best(u @ vh, rank)
         return Spectrum(u[:, :rank], s[:rank], vh[:rank]), float((s**2).sum()), float((s[:rank] ** 2).sum())
     m = matrix.double()
     if m.shape[0] > m.shape[1]:

@@ -26,10 +26,12 @@ def spectrum(matrix: torch.Tensor) -> Spectrum:
     return Spectrum(u[:, :k], s[:k], vh[:k])
 
 
-def axes(products: torch.Tensor) -> torch.Tensor:
-    """The left singular vectors, (out, k), of a matrix by its products ``m @ m.T``, (out, out); largest values first.
+def axes(changes: torch.Tensor) -> torch.Tensor:
+    """The left singular vectors, (out, k), of changes (n, out, in) side by side; those of the largest values first.
 
-    Null directions are left out. Far cheaper than the decomposition of a matrix that is much wider than high, and of the same vectors.
+    From the products of the changes with themselves, for side by side they are far wider than high. Null directions
+    are left out, but where there is nothing else.
     """
-    squares, vectors = torch.linalg.eigh(products.double())
-    return vectors[:, squares > NOISE * NOISE * squares[-1]].flip(1).to(products.dtype)
+    m = changes.double()
+    squares, vectors = torch.linalg.eigh(torch.einsum("nor,npr->op", m, m))
+    return vectors[:, squares >= NOISE * NOISE * squares[-1]].flip(1).to(changes.dtype)
