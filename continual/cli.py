@@ -280,9 +280,7 @@ def merge(
     out: Annotated[Path, typer.Option(help="Where the result is written.", metavar="DIR")],
     weights: Annotated[str | None, typer.Option(help="One number for each adapter, such as 0.5,0.5.")] = None,
     rank: Annotated[int | None, typer.Option(help="Of the result; the largest of the adapters' if left out.")] = None,
-    density: Annotated[
-        float | None, typer.Option(help="Share of the values kept, for methods that drop some.")
-    ] = None,
+    density: Annotated[float | None, typer.Option(help="Share of the values kept, where a method drops some.")] = None,
     scale: Annotated[float, typer.Option(help="What the merged change is multiplied with.")] = 1.0,
     space: Annotated[str, typer.Option(help="core or full: where values are chosen.")] = "core",
     set_: Annotated[

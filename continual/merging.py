@@ -15,7 +15,7 @@ from continual import lora, statistics, weights
 from continual.errors import ContinualError
 from continual.listing import find_run
 from continual.lora import Lora
-from continual.merge import Merged, Space, changes, check_arguments, check_weights, merge
+from continual.merge import Merged, changes, check_arguments, check_weights, merge
 from continual.merges import MERGES
 from continual.model import load_model, load_tokenizer, resolve
 from continual.problems import did_you_mean
@@ -134,12 +134,10 @@ def write(
     console.print(f"{len(loras)} adapters merged by {method}: {out}", highlight=False, markup=False, soft_wrap=True)
     if merged is not None:
         low = min(merged.modules, key=lambda name: merged.modules[name])
-        ranks = sum(one.rank for one in loras)
+        more = f", least in {low} ({merged.modules[low]:.1%}); a higher --rank keeps more"
         console.print(
-            f"rank {merged.lora.rank} keeps {merged.kept:.1%} of the change's energy, least in {low} "
-            f"({merged.modules[low]:.1%}); --rank {ranks} keeps all of it in core space"
-            if merged.kept < 0.999
-            else f"rank {merged.lora.rank} keeps {merged.kept:.1%} of the change's energy",
+            f"rank {merged.lora.rank} keeps {merged.kept:.1%} of the change's energy"
+            + (more if merged.kept < 0.999 else ""),
             highlight=False,
             markup=False,
             soft_wrap=True,
@@ -169,7 +167,7 @@ def _card(
     method: str,
     shares: Sequence[float] | None,
     scale: float,
-    space: Space | str,
+    space: str,
     settings: Mapping[str, Any],
     merged: Merged | None,
 ) -> str:
@@ -191,7 +189,7 @@ def _card(
         ],
         "arguments": dict(settings),
         "scale": scale,
-        "space": space,
+        "space": space if known.coordinates == "chosen" else None,
         "rank": None if merged is None else merged.lora.rank,
         "kept": None if merged is None else round(merged.kept, 6),
         "kept_by_module": None if merged is None else {name: round(kept, 6) for name, kept in merged.modules.items()},

@@ -22,7 +22,7 @@ class Spectrum(NamedTuple):
 def spectrum(matrix: torch.Tensor) -> Spectrum:
     """The singular value decomposition of a matrix (out, in) without its null directions, largest values first."""
     u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
-    k = int((s > NOISE * s[0]).sum())
+    k = int((s > NOISE * s[:1]).sum())
     return Spectrum(u[:, :k], s[:k], vh[:k])
 
 
