@@ -19,8 +19,7 @@ from continual.merge import Merged, changes, check_arguments, check_weights, mer
 from continual.merges import MERGES
 from continual.model import load_model, load_tokenizer, resolve
 from continual.problems import did_you_mean
-from continual.runs import Run, write_folder
-from continual.talk import run_recipe
+from continual.runs import Run, read_json, write_folder
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -74,7 +73,7 @@ def adapters(source: str) -> list[Path]:
         raise ContinualError(f"{run}: no arm has specialists; an arm with `teach: specialists` makes them")
     if len(sets) > 1:
         raise ContinualError(f"{run} has several sets of specialists; name one: {', '.join(map(str, sets))}")
-    order = run_recipe(run).tasks
+    order = read_json(sets[0].parent / "run.json")["order"]
     return sorted(_inside(sets[0]), key=lambda adapter: order.index(adapter.name))
 
 

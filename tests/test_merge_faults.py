@@ -1,4 +1,4 @@
-"""What PEFT 0.21 silently does wrong when it merges is right here or refused; where PEFT is right, the numbers agree."""
+"""What PEFT 0.21 silently does wrong when it merges is right here or refused; where it is right, the numbers agree."""
 
 from pathlib import Path
 from typing import Any
