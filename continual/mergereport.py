@@ -20,8 +20,8 @@ from continual.execute import check_data
 from continual.lora import Lora
 from continual.material import Material, gather
 from continual.merge import check_arguments, merge
+from continual.merged import put_on, random_like, scaled, specialists_in
 from continual.merges import MERGES
-from continual.merging import put_on, random_like, scaled, specialists_in
 from continual.model import add_adapter
 from continual.recipe import Recipe
 from continual.report.merges import Found, Reference, picture, table

@@ -123,7 +123,7 @@ def test_the_report_names_them(run: Path) -> None:
 
 def test_a_finished_run_is_left_as_it_is(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (run / "results.json").read_bytes()
-    monkeypatch.setattr("continual.merging.merge", None)
+    monkeypatch.setattr("continual.merged.merge", None)
     teach(run.parent, arms=ARMS, adapter=ADAPTER)
     assert (run / "results.json").read_bytes() == before
 
