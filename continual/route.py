@@ -28,8 +28,8 @@ RIDGES = (0.03, 0.1, 0.3, 1.0)
 REFUSED = 0.02
 """The share of an adapter's own held-out prompts that may fall below its threshold, were users' prompts like them."""
 SLACK = 0.9
-"""What the threshold is multiplied with, for users' prompts differ from those that a model writes: at 1, one real prompt
-in twenty of its own tasks was refused; at 0.9 one in fifty, and 2 to 8 points more of other tasks' prompts were taken."""
+"""What the threshold is multiplied with, for users' prompts differ a little from what it is fitted on. At 1, 4 to
+12 % of real prompts were refused; at 0.9, 1 to 5 %, and 1 to 8 points more of other tasks' prompts were taken."""
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ def test_every_reference_row_is_there(run: Path) -> None:
     by_name = {one["name"]: one["scores"] for one in told["references"]}
     assert list(by_name["base"].values()) == pytest.approx(results["multitask"]["runs"][0]["R"][0])
     own = results["specialists"]["runs"][0]["R"][1]
-    assert list(by_name["specialists, each on its own"].values()) == pytest.approx(own)
+    assert list(by_name["specialists, own task"].values()) == pytest.approx(own)
     for one in told["merged"]:
         best = max(one["dev"], key=lambda point: point["mean"])
         assert one["scale"] == best["scale"]
