@@ -11,6 +11,7 @@ import typer
 
 from continual import __version__
 from continual.errors import ContinualError
+from continual.portable import Form, Reader
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -34,6 +35,9 @@ class Kind(StrEnum):
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", metavar="RECIPE")]
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under runs/.", metavar="RUN")]
+Source = Annotated[
+    str, typer.Argument(help="A run, or the folder of an adapter or a model.", metavar="RUN_OR_ADAPTER")
+]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Read data from DIR/<set>/<task>.<split>.jsonl.gz.", metavar="DIR", envvar="CONTINUAL_DATA"),
@@ -268,6 +272,52 @@ def rehearse(
     from continual.listing import find_run
 
     talk.rehearse(find_run(run), task, n, _console())
+
+
+@app.command()
+def export(
+    source: Source,
+    adapter: Adapter = None,
+    to: Annotated[Form, typer.Option(help="A plain adapter, a whole model, or llama.cpp's file.")] = Form.peft,
+    out: Annotated[Path | None, typer.Option(help="The new folder, or file for gguf.", metavar="DIR")] = None,
+    check: Annotated[Reader | None, typer.Option(help="Say what would not load there.")] = None,
+    llama_cpp: Annotated[
+        Path | None, typer.Option(help="Where llama.cpp's converters are.", metavar="DIR", envvar="LLAMA_CPP")
+    ] = None,
+) -> None:
+    """Write an adapter as others load it; or, with --check alone, only look: exit code 1 if it would not load."""
+    if out is None and check is None:
+        raise ContinualError("--out: say where to write it, or --check vllm to look only")
+    from continual import export as exporting
+    from continual import portable
+
+    folder = exporting.find(source, adapter)
+    if out is not None:
+        print(*exporting.export(folder, to, out, llama_cpp), sep="\n")
+    if check is not None:
+        checked = out if out is not None and to is Form.peft else folder
+        faults = portable.check(checked, check)
+        print(*(faults or [f"{checked}: nothing stands in the way of {check.value}"]), sep="\n")
+        if faults:
+            raise typer.Exit(1)
+
+
+@app.command()
+def push(
+    source: Source,
+    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.", metavar="REPO")],
+    adapter: Adapter = None,
+    private: Annotated[bool, typer.Option("--private", help="A repository that is made now is private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+) -> None:
+    """Upload an adapter, with its card and manifest, to the Hugging Face Hub."""
+    from continual import export as exporting
+    from continual import push as pushing
+
+    parcel = pushing.pack(exporting.find(source, adapter), repo)
+    print(*parcel.lines, sep="\n")
+    if not dry_run:
+        print(pushing.push(parcel, private=private))
 
 
 @app.command()
