@@ -99,8 +99,8 @@ def to_merged(folder: Path, out: Path) -> list[str]:
     The change is added in float32. What is saved has the type of the base's own weights.
 
     Raises:
-        ContinualError: the base cannot be loaded, or what was written is another model when it is loaded: where an adapter
-            changes a head that shares its weight with the embedding.
+        ContinualError: the base cannot be loaded, or what was written is another model when it is loaded, as where
+            the adapter changes a head that shares its weight with the embedding.
     """
     import torch
     from transformers import AutoModelForCausalLM
