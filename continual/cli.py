@@ -262,6 +262,44 @@ def chat(run: RunArgument, adapter: Adapter = None) -> None:
 
 
 @app.command()
+def serve(
+    run: RunArgument,
+    modules: Annotated[list[str] | None, typer.Argument(help="Further adapters.", metavar="[NAME=PATH]…")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen at; only this machine's own by default.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(help="The port.", min=0, max=65535)] = 8000,
+    api_key: Annotated[str | None, typer.Option(help="What clients must send.", envvar="CONTINUAL_API_KEY")] = None,
+    lora_modules: Annotated[list[str] | None, typer.Option(help="A further adapter.", metavar="NAME=PATH")] = None,
+    allow_load: Annotated[
+        list[Path] | None, typer.Option(help="A folder whose adapters may be loaded over HTTP.", metavar="DIR")
+    ] = None,
+    max_queue: Annotated[int, typer.Option(help="The most answers that wait.", min=0)] = 256,
+    max_rows: Annotated[int, typer.Option(help="The most answers written at once.", min=1)] = 64,
+    memory: Annotated[int | None, typer.Option(help="MiB that adapters may take.", min=1)] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The one to serve where models are whole ones.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Serve a run's models over HTTP, as OpenAI's clients ask, and a page to try them."""
+    from continual.listing import find_run
+    from continual.serve import server
+
+    settings = server.Settings(
+        host,
+        port,
+        api_key,
+        (*(lora_modules or ()), *(modules or ())),
+        tuple(allow_load or ()),
+        max_queue,
+        max_rows,
+        memory and memory * 2**20,
+        model,
+    )
+    server.serve(find_run(run), settings, _console())
+
+
+@app.command()
 def rehearse(
     run: RunArgument,
     task: Annotated[str, typer.Option(help="The task to rehearse.", metavar="TASK")],

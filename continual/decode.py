@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -20,8 +20,9 @@ import numpy as np
 from continual.fold import folded
 from continual.guard import guard
 from continual.kvcache import SlotCache, States, layers_kept, plain_cache, states_of
-from continual.request import Event, Output, Request, Row, RowAdapters, beginning
-from continual.sampling import Sampling, choose, penalise
+from continual.nexttoken import next_tokens
+from continual.request import Event, Likelihood, Output, Request, Row, RowAdapters, beginning
+from continual.sampling import Sampling
 from continual.stoptext import StopTexts
 
 guard()
@@ -193,7 +194,7 @@ class Decoder:
         # Where every row at work began together no mask is needed, and attention takes its fast path.
         masked = max(starts) > lo
         logits = self._forward([[row.newest] for row in self._rows], starts, lo, masked, cache, names)[:, -1].float()
-        return self._events(self._choose(logits))
+        return self._events(*next_tokens(logits, self._rows))
 
     def _forward(
         self, ids: list[list[int]], starts: list[int], lo: int, masked: bool, cache: Any, names: Sequence[str | None]
@@ -228,37 +229,17 @@ class Decoder:
         logits: torch.Tensor = self.model(**call).logits
         return logits
 
-    def _choose(self, logits: torch.Tensor) -> list[int]:
-        """The next token of every row, from (rows, vocab)."""
-        groups: dict[Sampling, list[int]] = {}
-        for n, row in enumerate(self._rows):
-            groups.setdefault(row.request.sampling, []).append(n)
-            if row.request.sampling.repetition_penalty != 1:
-                seen = [*row.request.prompt, *row.ids]
-                penalise(logits[n], seen, row.request.sampling.repetition_penalty)
-        tokens = [0] * len(self._rows)
-        for sampling, members in groups.items():
-            draws = None
-            if sampling.temperature > 0:
-                rows = [self._rows[n] for n in members]
-                numbers = np.array([row.draws[len(row.ids)] for row in rows if row.draws is not None])
-                draws = torch.from_numpy(numbers).to(logits.device)
-            mine = logits if len(groups) == 1 else logits[torch.tensor(members, device=logits.device)]
-            for n, token in zip(members, choose(mine, sampling, draws).tolist(), strict=True):
-                tokens[n] = token
-        return tokens
-
-    def _events(self, tokens: list[int]) -> list[Event]:
+    def _events(self, tokens: list[int], told: Mapping[int, Likelihood]) -> list[Event]:
         """Give every row its token; those that have ended leave."""
         events = []
-        for row, token in zip(self._rows, tokens, strict=True):
+        for n, (row, token) in enumerate(zip(self._rows, tokens, strict=True)):
             row.ids.append(token)
             stops = token in self.stop_ids
             if stops and row.skips:
                 row.skips, stops = row.skips - 1, False
             finished = stops or (self.stop_texts is not None and self.stop_texts.end(row.request.until, row.ids))
             row.gone = finished or row.left == 0
-            events.append(Event(row.number, token, row.gone, finished))
+            events.append(Event(row.number, token, row.gone, finished, told.get(n)))
         return events
 
     def _close_gaps(self) -> None:

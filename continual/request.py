@@ -27,6 +27,17 @@ class Request:
     """Texts that end it as well."""
     adapter: str | None = None
     """Who answers; see `RowAdapters`."""
+    logprobs: int | None = None
+    """Tell the log-probability of each token, and this many of the likeliest beside it."""
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """How likely a token was, as the model says: natural logarithms, before temperature, penalty and cuts."""
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+    """Ids and log-probabilities of the likeliest tokens, the best first."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,8 @@ class Event:
     """Whether it is the last one."""
     finished: bool
     """Whether it ended by itself, in a stop token or text."""
+    likelihood: Likelihood | None = None
+    """Where the request asks for it."""
 
 
 @dataclass(frozen=True)

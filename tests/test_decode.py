@@ -299,3 +299,23 @@ def test_float32_says_nearly_the_same_in_any_batch() -> None:
     together = Decoder(model, [1], 0, max_rows=64).generate(prompts, 20, sampling, range(128))
     alone = Decoder(model, [1], 0, max_rows=1).generate(prompts, 20, sampling, range(128))
     assert sum(a == b for a, b in zip(together, alone, strict=True)) >= 127
+
+
+def test_the_likelihood_of_each_token_is_the_models_own() -> None:
+    model = shaken("llama").double()
+    ways = [Sampling(), Sampling(0.7, top_k=5), Sampling(repetition_penalty=1.5)]
+    asked = [Request(prompt, 6, way, seed=3, logprobs=2) for prompt in PROMPTS for way in ways]
+    quiet = Request(PROMPTS[0], 6)
+    told: list[list] = [[] for _ in [*asked, quiet]]
+    for event in Decoder(model, [], 0).stream([*asked, quiet]):
+        told[event.number].append(event)
+    assert all(event.likelihood is None for event in told[-1])
+    for request, events in zip(asked, told, strict=False):
+        ids = [*request.prompt, *(event.id for event in events)]
+        with torch.no_grad():
+            log = model(input_ids=torch.tensor([ids])).logits[0].float().log_softmax(-1)[len(request.prompt) - 1 :]
+        for event, row in zip(events, log, strict=False):
+            assert event.likelihood.logprob == pytest.approx(float(row[event.id]), abs=1e-5)
+            values, best = row.topk(2)
+            assert [i for i, _ in event.likelihood.top] == best.tolist()
+            assert [p for _, p in event.likelihood.top] == pytest.approx(values.tolist(), abs=1e-5)

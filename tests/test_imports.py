@@ -18,13 +18,13 @@ errors deferred guard hub paths seeds sample problems words batch peak_memory pl
 settings_base avalanche_settings catalogue rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs
 yamlfile settings stream_settings overrides wording taskfile rendering sources task recipe
-data crossentropy model portable lora sampling kvcache request stoptext fold decode
+data crossentropy model portable lora sampling kvcache request stoptext nexttoken fold decode
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing breach teach
 arms paired pairing results report card lineage publish estimate plan execute
 verdict rollback
 vocabulary corpus pretrain show talk
-listing skill export push cli __main__
+listing serve skill export push cli __main__
 """.split()
 
 LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs verdict".split()

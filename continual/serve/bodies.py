@@ -1,0 +1,257 @@
+"""What a request may ask for: the bodies of OpenAI's routes, and what others have added to them."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from starlette.requests import Request
+
+from continual.sample import Message
+from continual.sampling import Sampling
+from continual.serve.errors import ApiError
+
+MAX_BODY = 8 * 2**20
+"""Bytes of a body."""
+MAX_NEW_TOKENS = 256
+"""Of a chat answer, where a request does not say; of a completion OpenAI's 16."""
+
+HARMLESS: dict[str, Any] = {
+    "audio": None,
+    "best_of": 1,
+    "echo": False,
+    "frequency_penalty": 0,
+    "function_call": "none",
+    "functions": [],
+    "guided_json": None,
+    "logit_bias": {},
+    "modalities": ["text"],
+    "presence_penalty": 0,
+    "response_format": {"type": "text"},
+    "suffix": "",
+    "tool_choice": "none",
+    "tools": [],
+    "use_beam_search": False,
+}
+"""Keys that would change the answer and are not done here, with the value at which they change nothing."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+
+
+class Part(BaseModel):
+    """A piece of a message's content."""
+
+    type: Literal["text"]
+    text: str
+
+
+class ChatMessage(BaseModel):
+    """A message of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    content: str | list[Part]
+
+    @property
+    def message(self) -> Message:
+        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
+        return Message("system" if self.role == "developer" else self.role, text)
+
+
+class StreamOptions(BaseModel):
+    """What a stream tells beside the answer."""
+
+    include_usage: bool = False
+
+
+class Scaled(BaseModel):
+    """One adapter with its weight, as llama.cpp's server takes it; by name, not by number."""
+
+    id: str
+    scale: Finite = 1.0
+
+
+class MergedAdapters(BaseModel):
+    """Several adapters with their weights, as LoRAX takes them."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    ids: list[str] = Field(min_length=1)
+    weights: list[Finite]
+    merge_strategy: Literal["linear"] = "linear"
+
+    @model_validator(mode="after")
+    def _paired(self) -> MergedAdapters:
+        if len(self.ids) != len(self.weights):
+            raise ValueError("ids and weights must be equally many")
+        return self
+
+
+class Body(BaseModel):
+    """What both ways of asking have in common."""
+
+    model: str
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(1.0, gt=0, le=1)
+    top_k: int = Field(0, ge=-1)
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0, le=10)
+    seed: int | None = None
+    stop: str | list[str] = []
+    n: int = Field(1, ge=1, le=128)
+    stream: bool = False
+    stream_options: StreamOptions = StreamOptions()
+    max_tokens: int | None = Field(None, ge=1)
+    merged_adapters: MergedAdapters | None = None
+    lora: list[Scaled] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _only_what_is_done(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            raise ValueError("a JSON object is expected")
+        given = {key: value for key, value in data.items() if value is not None}
+        for key, harmless in HARMLESS.items():
+            if key in given and given[key] != harmless:
+                raise ValueError(f"'{key}' is not supported here")
+        return given
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Body:
+        if not all(self.stops):
+            raise ValueError("a stop text must not be empty")
+        if len(self.stops) > 16:
+            raise ValueError("more than 16 stop texts")
+        if self.merged_adapters is not None and self.lora is not None:
+            raise ValueError("merged_adapters and lora say the same thing: give one of them")
+        return self
+
+    @property
+    def stops(self) -> tuple[str, ...]:
+        return (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+
+    @property
+    def sampling(self) -> Sampling:
+        top_k = max(self.top_k, 0)
+        if self.temperature == 0:
+            return Sampling(repetition_penalty=self.repetition_penalty)
+        return Sampling(self.temperature, top_k, self.top_p, self.min_p, self.repetition_penalty)
+
+    @property
+    def weights(self) -> list[tuple[str, float]] | None:
+        """Several adapters with their weights, where the request names them."""
+        if self.merged_adapters is not None:
+            return list(zip(self.merged_adapters.ids, self.merged_adapters.weights, strict=True))
+        return None if self.lora is None else [(entry.id, entry.scale) for entry in self.lora]
+
+    @property
+    def limit(self) -> int:
+        """The most tokens to write."""
+        raise NotImplementedError
+
+    @property
+    def top(self) -> int | None:
+        """How many of the likeliest tokens are told with each; None tells nothing."""
+        raise NotImplementedError
+
+
+class ChatBody(Body):
+    """`/v1/chat/completions`."""
+
+    messages: list[ChatMessage] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool = False
+    top_logprobs: int = Field(0, ge=0, le=20)
+
+    @model_validator(mode="after")
+    def _conversation(self) -> ChatBody:
+        if self.top_logprobs and not self.logprobs:
+            raise ValueError("top_logprobs needs logprobs")
+        roles = [entry.message.role for entry in self.messages]
+        turns = roles[1:] if roles[0] == "system" else roles
+        if len(turns) % 2 == 0 or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(turns)):
+            raise ValueError("messages: a system message or none, then user and assistant in turn, a user last")
+        return self
+
+    @property
+    def limit(self) -> int:
+        return self.max_completion_tokens or self.max_tokens or MAX_NEW_TOKENS
+
+    @property
+    def top(self) -> int | None:
+        return self.top_logprobs if self.logprobs else None
+
+
+class CompletionBody(Body):
+    """`/v1/completions`."""
+
+    prompt: str | list[str] | list[int] | list[list[int]]
+    logprobs: int | None = Field(None, ge=0, le=20)
+
+    @property
+    def limit(self) -> int:
+        return self.max_tokens or 16
+
+    @property
+    def top(self) -> int | None:
+        return self.logprobs
+
+    @property
+    def prompts(self) -> list[str | list[int]]:
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if all(isinstance(part, int) for part in self.prompt):
+            return [list(self.prompt)]  # type: ignore[arg-type]
+        return list(self.prompt)  # type: ignore[arg-type]
+
+
+class LoadBody(BaseModel):
+    """`/v1/load_lora_adapter`, as vLLM has it."""
+
+    lora_name: str
+    lora_path: str
+    load_inplace: bool = False
+    """Take the place of an adapter of that name."""
+
+
+class UnloadBody(BaseModel):
+    """`/v1/unload_lora_adapter`."""
+
+    lora_name: str
+
+
+Any_ = TypeVar("Any_", bound=BaseModel)
+
+
+async def read(request: Request, kind: type[Any_]) -> Any_:
+    """The body of a request.
+
+    Raises:
+        ApiError: it is no JSON, too large, or not what the route takes.
+    """
+    # A page of another site can make a browser send anything but this type without asking first.
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
+        raise ApiError(415, "the body must be sent as application/json")
+    raw = bytearray()
+    async for chunk in request.stream():
+        raw += chunk
+        if len(raw) > MAX_BODY:
+            raise ApiError(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
+    try:
+        data = json.loads(raw)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"the body is no JSON: {error}") from error
+    try:
+        return kind.model_validate(data)
+    except ValidationError as error:
+        raise _malformed(error) from error
+
+
+def _malformed(error: ValidationError) -> ApiError:
+    """All mistakes in one line."""
+    told = []
+    for one in error.errors(include_url=False, include_context=False, include_input=False):
+        place = ".".join(map(str, one["loc"]))
+        told.append(f"{place}: {one['msg']}" if place else one["msg"].removeprefix("Value error, "))
+    first = error.errors()[0]["loc"]
+    return ApiError(400, "; ".join(dict.fromkeys(told)), None, str(first[0]) if first else None)
