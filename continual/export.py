@@ -28,6 +28,16 @@ if TYPE_CHECKING:
 ADAPTER, CONFIG = "adapter_config.json", "config.json"
 SCRIPTS = {True: "convert_lora_to_gguf.py", False: "convert_hf_to_gguf.py"}
 """llama.cpp's converters, of an adapter and of a whole model."""
+GUARDED = """
+import runpy, sys
+from pathlib import Path
+from continual.guard import guard
+guard()
+sys.argv = sys.argv[1:]
+sys.path[0] = str(Path(sys.argv[0]).parent)
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+"""Runs a script that imports transformers, whatever torchvision there is."""
 LLAMA_CPP = "LLAMA_CPP"
 """Environment variable with llama.cpp's folder."""
 
@@ -156,7 +166,7 @@ def to_gguf(folder: Path, out: Path, llama_cpp: Path | None) -> list[str]:
         raise ContinualError(f"--out: {file} exists already")
     file.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
-        words, given = [sys.executable, str(script), "--outfile", str(file), "--outtype", "f32"], folder
+        words, given = [sys.executable, "-c", GUARDED, str(script), "--outfile", str(file), "--outtype", "f32"], folder
         if is_adapter:
             given = Path(temporary) / "adapter"
             to_peft(folder, given)  # the converter reads one lora_alpha and no rsLoRA
