@@ -5,15 +5,13 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from continual import __version__
+from continual import __version__, using
+from continual.arguments import DataRoot, RecipeArgument, RunArgument, Tasks, make_console
 from continual.errors import ContinualError
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,18 +29,6 @@ class Kind(StrEnum):
     runs = "runs"
     methods = "methods"
     merges = "merges"
-
-
-RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", metavar="RECIPE")]
-RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under runs/.", metavar="RUN")]
-DataRoot = Annotated[
-    Path | None,
-    typer.Option(help="Read data from DIR/<set>/<task>.<split>.jsonl.gz.", metavar="DIR", envvar="CONTINUAL_DATA"),
-]
-Tasks = Annotated[
-    list[Path] | None, typer.Option(help="A folder of task files; win over shipped ones.", metavar="DIR")
-]
-Adapter = Annotated[str | None, typer.Option(help="An adapter of the run, or base.", metavar="NAME")]
 
 
 def main(args: Sequence[str] | None = None) -> None:
@@ -94,12 +80,12 @@ def run(
     if dry_run:
         from continual import plan
 
-        plan.describe(loaded, data_root, folders, _console(), typed)
+        plan.describe(loaded, data_root, folders, make_console(), typed)
         return
     try:
         from continual import execute
 
-        execute.run(loaded, data_root=data_root, task_folders=folders, fresh=not resume, console=_console())
+        execute.run(loaded, data_root=data_root, task_folders=folders, fresh=not resume, console=make_console())
     except KeyboardInterrupt:
         print(f"stopped; go on with: {typed}", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -124,7 +110,7 @@ def teach(
     from continual import skill
     from continual.recipe import task_folders
 
-    folders, console = task_folders(Path("recipe.yaml"), tasks or ()), _console()
+    folders, console = task_folders(Path("recipe.yaml"), tasks or ()), make_console()
     lesson = skill.plan(
         source, task, overrides or (), arm=arm, seed=seed, out=out, data_root=data_root, folders=folders
     )
@@ -147,7 +133,7 @@ def ls(
     """List tasks, recipes, runs, methods and merges."""
     from continual import listing
 
-    console = _console()
+    console = make_console()
     for kind in Kind if what is None else (what,):
         listing.show(kind, tasks or (), console)
 
@@ -169,7 +155,7 @@ def show(
         return
     from continual.show import show_task
 
-    show_task(found, model, n, _console(), data_root=data_root)
+    show_task(found, model, n, make_console(), data_root=data_root)
 
 
 @app.command()
@@ -201,7 +187,7 @@ def report(
     from continual.listing import find_run
     from continual.runs import read_json
 
-    folders, console = [find_run(name) for name in runs], _console()
+    folders, console = [find_run(name) for name in runs], make_console()
     page = reports.write(folders, out)
     for folder in folders:
         reports.tables(read_json(folder / results.FILE), console)
@@ -218,7 +204,7 @@ def check(
     from continual import verdict
     from continual.listing import find_run
 
-    if not verdict.show(verdict.verdicts(find_run(run), arm), max_forgetting, _console()):
+    if not verdict.show(verdict.verdicts(find_run(run), arm), max_forgetting, make_console()):
         raise typer.Exit(1)
 
 
@@ -233,67 +219,7 @@ def rollback(
     from continual import rollback as rolling
     from continual.listing import find_run
 
-    rolling.rollback(find_run(run), to, arm, seed, _console())
-
-
-@app.command()
-def ask(
-    run: RunArgument,
-    prompt: Annotated[str, typer.Argument(help="What to ask.")],
-    adapter: Adapter = None,
-) -> None:
-    """Print one answer of a taught model."""
-    from continual import talk
-    from continual.listing import find_run
-
-    print(talk.ask(find_run(run), prompt, adapter))
-
-
-@app.command()
-def chat(run: RunArgument, adapter: Adapter = None) -> None:
-    """Talk to a taught model; /adapter NAME swaps its adapter."""
-    from continual import talk
-    from continual.listing import find_run
-
-    talk.chat(find_run(run), adapter, _console())
-
-
-@app.command()
-def serve(
-    run: RunArgument,
-    modules: Annotated[list[str] | None, typer.Argument(help="Further adapters.", metavar="[NAME=PATH]…")] = None,
-    host: Annotated[str, typer.Option(help="The address to listen at; only this machine's own by default.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option(help="The port.", min=0, max=65535)] = 8000,
-    api_key: Annotated[str | None, typer.Option(help="What clients must send.", envvar="CONTINUAL_API_KEY")] = None,
-    lora_modules: Annotated[list[str] | None, typer.Option(help="A further adapter.", metavar="NAME=PATH")] = None,
-    allow_load: Annotated[
-        list[Path] | None, typer.Option(help="A folder whose adapters may be loaded over HTTP.", metavar="DIR")
-    ] = None,
-    max_queue: Annotated[int, typer.Option(help="The most answers that wait.", min=0)] = 256,
-    max_rows: Annotated[int, typer.Option(help="The most answers written at once.", min=1)] = 64,
-    memory: Annotated[int | None, typer.Option(help="MiB that adapters may take.", min=1)] = None,
-    model: Annotated[
-        str | None, typer.Option(help="The one to serve where models are whole ones.", metavar="NAME")
-    ] = None,
-) -> None:
-    """Serve a run's models over HTTP, as OpenAI's clients ask, and a page to try them."""
-    from continual.listing import find_run
-    from continual.serve import server
-
-    settings = server.Settings(
-        host,
-        port,
-        api_key,
-        (*(lora_modules or ()), *(modules or ())),
-        tuple(allow_load or ()),
-        max_queue,
-        max_rows,
-        memory and memory * 2**20,
-        model,
-    )
-    server.serve(find_run(run), settings, _console())
+    rolling.rollback(find_run(run), to, arm, seed, make_console())
 
 
 @app.command()
@@ -306,69 +232,7 @@ def rehearse(
     from continual import talk
     from continual.listing import find_run
 
-    talk.rehearse(find_run(run), task, n, _console())
-
-
-@app.command()
-def route(
-    run: RunArgument,
-    unsure: Annotated[str, typer.Option(help="Who answers where no specialist is sure.", metavar="NAME")] = "base",
-    n: Annotated[int, typer.Option("-n", help="Prompts of each task to learn from.", min=2)] = 100,
-    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
-    split: Annotated[str, typer.Option(help="Prompts to measure on: test, dev, or none.")] = "test",
-    limit: Annotated[int | None, typer.Option(help="Prompts of each task to measure on.")] = None,
-    data_root: DataRoot = None,
-    tasks: Tasks = None,
-) -> None:
-    """Let `auto` pick the specialist for a prompt: learn it from what the run's models write, and measure it."""
-    from continual import routing
-    from continual.listing import find_run
-
-    routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), _console())
-
-
-@app.command("merge-report")
-def merge_report(
-    run: RunArgument,
-    methods: Annotated[str, typer.Option(help="Ways to merge, with commas.", metavar="NAME,…")] = "",
-    scales: Annotated[str, typer.Option(help="Scales to try with each, with commas.", metavar="X,…")] = "",
-    rank: Annotated[int | None, typer.Option(help="Of the merged adapters; else that of the specialists.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
-    data_root: DataRoot = None,
-    tasks: Tasks = None,
-) -> None:
-    """Merge a run's specialists by several methods and scales, and measure them beside what they come from."""
-    from continual import mergereport
-    from continual.listing import find_run
-
-    ways, tried = mergereport.listed(methods, scales)
-    mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), _console())
-
-
-@app.command()
-def merge(
-    sources: Annotated[
-        list[str], typer.Argument(help="Adapters' folders, or runs with specialists.", metavar="RUN_OR_ADAPTER…")
-    ],
-    method: Annotated[str, typer.Option(help="How: see continual ls merges.", metavar="NAME")],
-    out: Annotated[Path, typer.Option(help="Where the result is written.", metavar="DIR")],
-    weights: Annotated[str | None, typer.Option(help="One number for each adapter, such as 0.5,0.5.")] = None,
-    rank: Annotated[int | None, typer.Option(help="Of the result; the largest of the adapters' if left out.")] = None,
-    density: Annotated[float | None, typer.Option(help="Share of the values kept, where a method drops some.")] = None,
-    scale: Annotated[float, typer.Option(help="What the merged change is multiplied with.")] = 1.0,
-    space: Annotated[str, typer.Option(help="core or full: where values are chosen.")] = "core",
-    set_: Annotated[
-        list[str] | None, typer.Option("--set", help="Another argument of the method.", metavar="KEY=VALUE")
-    ] = None,
-    full: Annotated[bool, typer.Option("--full", help="Write a whole model instead of an adapter.")] = False,
-) -> None:
-    """Merge specialists into one adapter, or one model."""
-    from continual import merging
-
-    arguments = merging.arguments(density, set_ or ())
-    merging.write(
-        sources, method, out, merging.numbers(weights), rank, scale, space, arguments, full=full, console=_console()
-    )
+    talk.rehearse(find_run(run), task, n, make_console())
 
 
 @app.command()
@@ -382,13 +246,10 @@ def pretrain(
     from continual import pretrain as pretraining
     from continual.recipe import find_recipe
 
-    pretraining.pretrain(pretraining.load_pretrain_recipe(find_recipe(recipe)), out, _console())
+    pretraining.pretrain(pretraining.load_pretrain_recipe(find_recipe(recipe)), out, make_console())
 
 
-def _console() -> "Console":
-    from rich.console import Console
-
-    return Console()
+app.add_typer(using.app)
 
 
 def _each(option: str, values: Sequence[Path]) -> list[str]:

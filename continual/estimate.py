@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from continual import portable
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.recipe import Recipe
@@ -282,6 +283,7 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
         "arm begins anew with its first task"
         for name in _stateless(recipe)
     ]
+    found += portable.notices(recipe.adapter.model_dump()) if recipe.adapter is not None else []
     if Path(recipe.output_dir, "manifest.json").exists():
         found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
     return found

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
+from continual import lineage, portable
 from continual.arms import check_plugins, teach_arm
 from continual.errors import ContinualError
 from continual.general import Measured
@@ -68,6 +69,8 @@ def run(
             _drop_joint_runs(run, recipe)
         general = {name: find_task(name, task_folders) for name in recipe.evaluate.general}
         manifest = _begin(run, recipe, tasks, general, first, old, teller)
+        for notice in portable.notices(recipe.adapter.model_dump()) if recipe.adapter is not None else ():
+            teller.say(f"[yellow]mind:[/yellow] {escape(notice)}")
         for plan in planned:
             record = _record(run, plan, recipe)
             if any(record.missing(row) for row in range(_rows(record))):
@@ -76,6 +79,7 @@ def run(
                 material = materials.of(plan)
                 _base_row(material, plan.recipe, record, run.path / "base", teller)
                 teach_arm(plan.recipe, plan.arm, material, record, teller)
+                lineage.describe(run.path)
         _finish(run, manifest, console)
     return run.path
 

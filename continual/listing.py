@@ -10,6 +10,7 @@ from continual.errors import ContinualError
 from continual.merges import MERGES
 from continual.problems import did_you_mean
 from continual.recipe import find_recipe, load_recipe, shipped_recipes, task_folders
+from continual.runs import Run
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -75,7 +76,7 @@ def find_run(name: str) -> Path:
         ContinualError: there is no such run.
     """
     for folder in (Path(name), RUNS / name):
-        if (folder / "manifest.json").is_file():
+        if Run(folder).exists:
             return folder
     near = did_you_mean(name, [folder.name for folder in _run_folders()])
     raise ContinualError(f"no run in {name} or {RUNS / name} (no manifest.json there){near}")
@@ -151,7 +152,7 @@ def _merges(folders: Sequence[Path]) -> Iterable[Row]:
 
 
 def _run_folders() -> list[Path]:
-    return sorted(path.parent for path in RUNS.glob("*/manifest.json"))
+    return sorted(path for path in RUNS.glob("*") if Run(path).exists)
 
 
 def _print(title: str, rows: Iterable[Row], console: "Console") -> None:

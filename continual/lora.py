@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from continual.errors import ContinualError
 from continual.guard import guard
+from continual.portable import LEAVES_BASE
 from continual.runs import write_text
 
 guard()
@@ -30,9 +31,6 @@ HARMLESS = frozenset(
 )
 """Settings of `peft.LoraConfig` that change nothing in the result beyond what is read here. Every other one must be at
 its default, those of later versions of PEFT too."""
-
-PLAIN_STARTS = (True, False, "gaussian", "eva", "orthogonal")
-"""Values of `init_lora_weights` that leave the base's weights as they are."""
 
 
 class Factors(NamedTuple):
@@ -107,7 +105,7 @@ def variants(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
     plain = LoraConfig().to_dict()
     for key, value in settings.items():
         if key == "init_lora_weights":
-            if value not in PLAIN_STARTS:
+            if value not in LEAVES_BASE:
                 yield f"init_lora_weights {value}, which changes the base model"
         elif key not in HARMLESS and value and value != plain.get(key):
             yield key

@@ -36,11 +36,13 @@ CHUNK = 2**24
 def resolve(name: str) -> str:
     """A model's folder or Hub name; ``builtin:tinyworld`` is the one that is shipped.
 
+    A folder is given from the root: an adapter names its base, and is loaded from anywhere.
+
     Raises:
         ContinualError: there is no such embedded model.
     """
     if not name.startswith("builtin:"):
-        return name
+        return str(Path(name).resolve()) if Path(name).is_dir() else name
     folder = builtin_model(name.removeprefix("builtin:"))
     if not folder.is_dir():
         known = ", ".join(f"builtin:{p.name}" for p in sorted(folder.parent.glob("*")) if (p / "config.json").exists())

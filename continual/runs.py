@@ -126,7 +126,8 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        return self.manifest_path.exists()
+        # The folder of a model has a manifest, too, and no recipe.
+        return self.manifest_path.exists() and (self.path / "recipe.yaml").exists()
 
     @property
     def begun(self) -> bool:
