@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import traceback
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -43,12 +42,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
 
         async def sending(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 for name, value in HEADERS.items():
                     MutableHeaders(scope=message)[name] = value
                 if scope["path"] in COUNTED and scope["method"] == "POST":
@@ -62,11 +58,6 @@ class Gate:
             await self.app(scope, receive, sending)
         except ApiError as error:
             await error.response()(scope, receive, sending)
-        except Exception:
-            traceback.print_exc()
-            if begun:
-                raise
-            await ApiError(500, "the server failed; see its log").response()(scope, receive, sending)
         finally:
             self.active -= 1
 
