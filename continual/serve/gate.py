@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import re
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -63,7 +64,7 @@ class Gate:
 
     def _pass(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if self.hosts and headers.get("host", "").rpartition(":")[0].strip("[]") not in self.hosts:
+        if self.hosts and re.sub(r":\d+$", "", headers.get("host", "").lower()).strip("[]") not in self.hosts:
             raise ApiError(403, "this server is asked by another name than its own")
         if self.stopping:
             raise ApiError(503, "the server is stopping", "stopping")
