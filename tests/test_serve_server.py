@@ -166,6 +166,8 @@ def test_further_adapters_are_named_as_vllm_names_them(run: Path, tmp_path: Path
     for text in ("x", "=y", "x=", "{", '{"name": "x"}'):
         with pytest.raises(ContinualError, match="--lora-modules"):
             module(text)
+    with pytest.raises(ContinualError, match="cannot be an adapter's name"):
+        module(f"a:b={more}")
     with pytest.raises(ContinualError, match="already a model called 'edit'"):
         build(run, Settings(modules=(f"edit={more}",)))
     with pytest.raises(ContinualError, match="no adapter, there is no"):

@@ -20,7 +20,7 @@ from continual.serve.app import App
 from continual.serve.engine import Engine
 from continual.serve.generation import Generation, plain_text
 from continual.serve.metrics import Metrics
-from continual.serve.roster import Roster
+from continual.serve.roster import Roster, proper
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -124,13 +124,13 @@ def module(text: str) -> tuple[str, Path]:
     if text.startswith("{"):
         try:
             told = json.loads(text)
-            return str(told["name"]), Path(told["path"])
+            return proper(str(told["name"])), Path(told["path"])
         except (ValueError, KeyError) as error:
             raise ContinualError(f"--lora-modules: no name and path in {text}") from error
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise ContinualError(f"--lora-modules: NAME=PATH is expected, not '{text}'")
-    return name, Path(path)
+    return proper(name), Path(path)
 
 
 class Server(uvicorn.Server):
