@@ -26,7 +26,7 @@ from continual.generalist import (
 from continual.learn import Hyperparameters
 from continual.lora import Lora
 from continual.material import Material
-from continual.merging import How
+from continual.merged import How
 from continual.methods.foreign import foreign
 from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson

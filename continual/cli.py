@@ -30,6 +30,7 @@ class Kind(StrEnum):
     recipes = "recipes"
     runs = "runs"
     methods = "methods"
+    merges = "merges"
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", metavar="RECIPE")]
@@ -143,7 +144,7 @@ def ls(
     what: Annotated[Kind | None, typer.Argument(help="What to list; all of them if left out.")] = None,
     tasks: Tasks = None,
 ) -> None:
-    """List tasks, recipes, runs and methods."""
+    """List tasks, recipes, runs, methods and merges."""
     from continual import listing
 
     console = _console()
@@ -342,6 +343,32 @@ def merge_report(
 
     ways, tried = mergereport.listed(methods, scales)
     mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), _console())
+
+
+@app.command()
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(help="Adapters' folders, or runs with specialists.", metavar="RUN_OR_ADAPTER…")
+    ],
+    method: Annotated[str, typer.Option(help="How: see continual ls merges.", metavar="NAME")],
+    out: Annotated[Path, typer.Option(help="Where the result is written.", metavar="DIR")],
+    weights: Annotated[str | None, typer.Option(help="One number for each adapter, such as 0.5,0.5.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the result; the largest of the adapters' if left out.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share of the values kept, where a method drops some.")] = None,
+    scale: Annotated[float, typer.Option(help="What the merged change is multiplied with.")] = 1.0,
+    space: Annotated[str, typer.Option(help="core or full: where values are chosen.")] = "core",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Another argument of the method.", metavar="KEY=VALUE")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Write a whole model instead of an adapter.")] = False,
+) -> None:
+    """Merge specialists into one adapter, or one model."""
+    from continual import merging
+
+    arguments = merging.arguments(density, set_ or ())
+    merging.write(
+        sources, method, out, merging.numbers(weights), rank, scale, space, arguments, full=full, console=_console()
+    )
 
 
 @app.command()

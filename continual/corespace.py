@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import torch
 
 from continual.lora import Factors
-from continual.merges.spectrum import NOISE, Spectrum
+from continual.merges import spectrum
+from continual.merges.spectrum import Spectrum
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def axes(given: Changes) -> Changes:
     """
     assert given.left is not None and given.right is not None
     m = given.changes
-    u, v = _principal(torch.einsum("npq,nrq->pr", m, m)), _principal(torch.einsum("npq,npr->qr", m, m))
+    u, v = spectrum.axes(m), spectrum.axes(m.mT)
     return Changes(u.T @ m @ v, given.left @ u, given.right @ v)
 
 
@@ -69,6 +70,8 @@ def best(matrix: torch.Tensor | Spectrum, rank: int) -> tuple[Spectrum, float, f
     """
     if isinstance(matrix, Spectrum):
         u, s, vh = matrix
+        if not len(s):  # an adapter that was never taught changes nothing
+            return best(u @ vh, rank)
         return Spectrum(u[:, :rank], s[:rank], vh[:rank]), float((s**2).sum()), float((s[:rank] ** 2).sum())
     m = matrix.double()
     if m.shape[0] > m.shape[1]:
@@ -106,10 +109,3 @@ def _split(columns: Sequence[torch.Tensor]) -> tuple[torch.Tensor, tuple[torch.T
     """An orthonormal basis of all columns, and the columns of each in it."""
     q, r = torch.linalg.qr(torch.cat([c.double() for c in columns], dim=1))
     return q, r.split([c.shape[1] for c in columns], dim=1)
-
-
-def _principal(square: torch.Tensor) -> torch.Tensor:
-    """The eigenvectors that are there, those of the largest values first."""
-    values, vectors = torch.linalg.eigh(square)
-    there = values > (NOISE * NOISE) * values[-1]
-    return vectors[:, there].flip(1)

@@ -18,7 +18,7 @@ from continual.guard import guard
 from continual.learn import Hyperparameters
 from continual.lora import Lora
 from continual.material import Material
-from continual.merging import How, merged, put_on, specialists_in
+from continual.merged import How, merged, put_on, specialists_in
 from continual.methods.distill import DistillPlugin
 from continual.methods.rehearsal import told_in_words
 from continual.model import add_adapter
@@ -125,7 +125,7 @@ def merge_of(
     how: How,
     trials: Callable[[], Mapping[str, Sequence[Sample]]],
 ) -> tuple[Lora, dict[str, Any]]:
-    """The merge of some tasks' specialists, and how it was made; see `merging.merged`."""
+    """The merge of some tasks' specialists, and how it was made; see `merged.merged`."""
     loras = specialists_in(specialists, tasks)
     if not isinstance(how.scale, str):
         return merged(loras, how)

@@ -21,8 +21,8 @@ from continual.inference import run_recipe
 from continual.lora import Lora
 from continual.material import Material, gather
 from continual.merge import check_arguments, merge
+from continual.merged import put_on, random_like, scaled, specialists_in
 from continual.merges import MERGES
-from continual.merging import put_on, random_like, scaled, specialists_in
 from continual.model import add_adapter
 from continual.recipe import Recipe
 from continual.report.merges import Found, Reference, picture, table
@@ -147,7 +147,7 @@ def merge_report(
             random_like(lora, derive(told["seed"], "control", task)) for lora, task in zip(loras, tasks, strict=True)
         ]
         control = scaled(merge(random, top.method, rank=rank).lora, top.scale)
-        references.append(Reference(f"random adapters, {top.method}", "control", final.scores(control)))
+        references.append(Reference(f"random × {top.scale:g}", "control", final.scores(control)))
     lines = {
         "base": mean(tuning.scores(None)),
         "specialists": mean({t: tuning.scores(lora)[t] for t, lora in zip(tasks, loras, strict=True)}),
@@ -212,7 +212,7 @@ def _references(
     """What merged adapters are compared with."""
     yield Reference("base", "base", examiner.scores(None))
     answers = {task: examiner.answers(lora) for task, lora in zip(tasks, loras, strict=True)}
-    yield Reference("specialists, each on its own", "bound", {task: answers[task][task]["score"] for task in tasks})
+    yield Reference("specialists, own task", "bound", {task: answers[task][task]["score"] for task in tasks})
     for task in tasks:
         yield Reference(f"specialist {task}", "specialist", {other: answers[task][other]["score"] for other in tasks})
     if (run_dir / ROUTERS / ROUTER).exists():
@@ -222,7 +222,7 @@ def _references(
         if folder.name == source.name and len(told["R"]) > 1 and told["teach"] != "specialists":
             last = dict(zip(told["tasks"], told["R"][-1], strict=True))
             if all(last.get(task) is not None for task in tasks):
-                yield Reference(folder.parent.name, told["teach"], {task: last[task] for task in tasks})
+                yield Reference(f"arm {folder.parent.name}", told["teach"], {task: last[task] for task in tasks})
 
 
 def _routed(

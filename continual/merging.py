@@ -1,137 +1,203 @@
-"""A merge of specialists as an arm or a report wants it: its scale given or found, and all of it told."""
+"""Merge what lies in folders: find the adapters, merge them, write an adapter or a model, and say what was done."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+import hashlib
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
+import yaml
+
+from continual import lora, statistics, weights
 from continual.errors import ContinualError
-from continual.guard import guard
-from continual.lora import Factors, Lora
-from continual.merge import check_weights, merge
-from continual.tuning import Tuned, tune_each, tune_scale
+from continual.listing import find_run
+from continual.lora import Lora
+from continual.merge import Merged, changes, check_arguments, check_weights, merge
+from continual.merges import MERGES
+from continual.model import load_model, load_tokenizer, resolve
+from continual.problems import did_you_mean
+from continual.runs import Run, read_json, write_folder
 
-guard()
+if TYPE_CHECKING:
+    from rich.console import Console
 
-import torch  # noqa: E402
-from peft.tuners.lora import LoraLayer  # noqa: E402
-
-ADAPTER = "default"
-"""What PEFT calls the only adapter of a model."""
-
-
-@dataclass(frozen=True)
-class How:
-    """How specialists are merged, as a recipe says it."""
-
-    method: str
-    arguments: Mapping[str, Any]
-    scale: float | str = 1.0
-    """A number, or `tune` or `tune_each`."""
-    rank: int | None = None
+CARD = "merge.yaml"
 
 
-def merged(
-    loras: Sequence[Lora], how: How, loss_of: Callable[[Lora], float] | None = None
-) -> tuple[Lora, dict[str, Any]]:
-    """Merge specialists, and tell how.
+def numbers(text: str | None) -> list[float] | None:
+    """The numbers of ``0.5,0.5``.
+
+    Raises:
+        ContinualError: there is something else.
+    """
+    if text is None:
+        return None
+    try:
+        return [float(word) for word in text.replace(",", " ").split()]
+    except ValueError:
+        raise ContinualError(f"--weights: '{text}' is no list of numbers such as 0.5,0.5") from None
+
+
+def arguments(density: float | None, pairs: Sequence[str]) -> dict[str, Any]:
+    """A method's arguments as they were typed.
+
+    Raises:
+        ContinualError: a pair is none.
+    """
+    found: dict[str, Any] = {} if density is None else {"density": density}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals:
+            raise ContinualError(f"--set: '{pair}' should be KEY=VALUE, such as gamma=0.02")
+        found[key] = yaml.safe_load(value)
+    return found
+
+
+def adapters(source: str) -> list[Path]:
+    """The adapters' folders of a source: itself, those in it, or the specialists of a run in the order of its tasks.
+
+    Raises:
+        ContinualError: there is none, or the run has several sets of specialists.
+    """
+    folder = Path(source)
+    if (folder / lora.CONFIG).is_file():
+        return [folder]
+    if found := _inside(folder):
+        return found
+    run = find_run(source)
+    sets = [owner / "specialists" for owner in Run(run).runs() if _inside(owner / "specialists")]
+    if not sets:
+        raise ContinualError(f"{run}: no arm has specialists; an arm with `teach: specialists` makes them")
+    if len(sets) > 1:
+        raise ContinualError(f"{run} has several sets of specialists; name one: {', '.join(map(str, sets))}")
+    order = read_json(sets[0].parent / "run.json")["order"]
+    return sorted(_inside(sets[0]), key=lambda adapter: order.index(adapter.name))
+
+
+def write(
+    sources: Sequence[str],
+    method: str,
+    out: Path,
+    shares: Sequence[float] | None,
+    rank: int | None,
+    scale: float,
+    space: str,
+    given: Mapping[str, Any],
+    *,
+    full: bool,
+    console: Console,
+) -> None:
+    """Merge adapters and write the result with its card.
 
     Args:
-        loss_of: of a merged adapter; asked where the scale is to be found.
+        sources: see `adapters`.
+        out: a new folder.
+        full: write the base model with the change in its weights. Its rank has no limit then, unless one is given.
 
-    Returns:
-        The adapter; and method, arguments, weights, scale, rank, the share of the energy that the rank could hold,
-        and of a search the loss, the scales tried, and how many merges were looked at.
+    Raises:
+        ContinualError: something does not fit; nothing was written.
     """
-    weights = check_weights(how.method, len(loras), None)
+    if method not in MERGES:
+        raise ContinualError(f"--method: there is no merge '{method}'{did_you_mean(method, MERGES)}")
+    if space not in ("core", "full"):
+        raise ContinualError(f"--space: '{space}' is neither core nor full")
+    if out.exists():
+        raise ContinualError(f"{out} is there already; a merge is written to a new folder")
+    settings = check_arguments(method, given)
+    folders = [folder for source in sources for folder in adapters(source)]
+    loras = [lora.load(folder) for folder in folders]
+    kind = MERGES[method].statistics
+    options: dict[str, Any] = {"scale": scale, "space": space, **settings.model_dump()}
+    if kind is not None:
+        options["statistics"] = [statistics.load(kind, folder) for folder in folders]
+    whole = full and rank is None
+    merged = None if whole else merge(loras, method, shares, rank=rank, **options)
+    card = _card(folders, loras, method, shares, scale, space, settings.model_dump(), merged)
+    if full:
+        if merged is not None:
+            change = ((name, b @ a) for name, (a, b) in merged.lora.factors.items())
+        else:
+            change = ((name, one) for name, one in changes(loras, method, shares, **options))
+        _write_model(next((one.base for one in loras if one.base), None), change, out, card)
+    else:
+        assert merged is not None
 
-    def at(weights: Sequence[float]) -> Any:
-        return merge(loras, how.method, weights, rank=how.rank, **how.arguments)
+        def fill(folder: Path) -> None:
+            lora.save(merged.lora, folder)
+            (folder / CARD).write_text(card, encoding="utf-8")
 
-    found = at(weights)
-    tuned = Tuned(1.0, list(weights), 0.0)
-    if isinstance(how.scale, str):
-        assert loss_of is not None
-        plain, score = found.lora, loss_of
-        tuned = replace(tune_scale(lambda scale: score(scaled(plain, scale))), weights=list(weights))
-        if how.scale == "tune_each":
-            scale = tuned.scale
-            tuned = tune_each(lambda weights: score(scaled(at(weights).lora, scale)), tuned)
-            found = at(tuned.weights)
-    scale = tuned.scale if isinstance(how.scale, str) else how.scale
-    told: dict[str, Any] = {
-        "method": how.method,
-        "arguments": dict(how.arguments),
-        "weights": tuned.weights,
+        write_folder(out, fill)
+    console.print(f"{len(loras)} adapters merged by {method}: {out}", highlight=False, markup=False, soft_wrap=True)
+    if merged is not None:
+        low = min(merged.modules, key=lambda name: merged.modules[name])
+        more = f", least in {low} ({merged.modules[low]:.1%}); a higher --rank keeps more"
+        console.print(
+            f"rank {merged.lora.rank} keeps {merged.kept:.1%} of the change's energy"
+            + (more if merged.kept < 0.999 else ""),
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _write_model(base: str | None, change: weights.Named, out: Path, card: str) -> None:
+    if base is None:
+        raise ContinualError("no adapter says what its base model is, so there is nothing to write whole")
+    from transformers import AutoConfig
+
+    model, tokenizer = load_model(base, "float32"), load_tokenizer(base)
+    weights.add(model, change)
+    model = model.to(getattr(AutoConfig.from_pretrained(resolve(base)), "dtype", None) or torch.float32)
+
+    def fill(folder: Path) -> None:
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+    write_folder(out, fill)
+
+
+def _card(
+    folders: Sequence[Path],
+    loras: Sequence[Lora],
+    method: str,
+    shares: Sequence[float] | None,
+    scale: float,
+    space: str,
+    settings: Mapping[str, Any],
+    merged: Merged | None,
+) -> str:
+    """What was merged, and how: enough to do it again."""
+    known = MERGES[method]
+    told = {
+        "base_model": next((one.base for one in loras if one.base), None),
+        "method": method,
+        "source": known.source,
+        "adapters": [
+            {
+                "name": folder.name,
+                "path": str(folder),
+                "sha256": hashlib.sha256((folder / lora.WEIGHTS).read_bytes()).hexdigest(),
+                "rank": one.rank,
+                "weight": weight,
+            }
+            for folder, one, weight in zip(folders, loras, check_weights(method, len(loras), shares), strict=True)
+        ],
+        "arguments": dict(settings),
         "scale": scale,
-        "rank": found.lora.rank,
-        "kept": found.kept,
+        "space": space if known.coordinates == "chosen" else None,
+        "rank": None if merged is None else merged.lora.rank,
+        "kept": None if merged is None else round(merged.kept, 6),
+        "kept_by_module": None if merged is None else {name: round(kept, 6) for name, kept in merged.modules.items()},
+        "versions": {package: version(package) for package in ("continual", "torch", "peft")},
     }
-    if isinstance(how.scale, str):
-        told |= {"loss": tuned.loss, "trials": tuned.trials, "tried": [list(pair) for pair in tuned.tried]}
-    return scaled(found.lora, scale), told
+    return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
 
 
-def scaled(lora: Lora, scale: float) -> Lora:
-    """An adapter whose change is so many times as large."""
-    return replace(lora, factors={name: Factors(a, b * scale) for name, (a, b) in lora.factors.items()})
-
-
-@torch.no_grad()
-def put_on(model: Any, lora: Lora) -> None:
-    """Let a model's own adapter make the change of another one, of the same rank or a smaller one.
-
-    Rows of A that are left over stay as they are, so that they can still learn; of B they are zero.
-
-    Raises:
-        ContinualError: it touches what the model's adapter does not, or its rank is larger.
-    """
-    layers = {name: module for name, module in model.base_model.model.named_modules() if isinstance(module, LoraLayer)}
-    strange = [name for name in lora.factors if name not in layers]
-    if strange:
-        raise ContinualError(f"the adapter changes {strange[0]}, which this model's does not")
-    for name, layer in layers.items():
-        own_a, own_b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        own_b.zero_()
-        if name not in lora.factors:
-            continue
-        a, b = lora.factors[name]
-        if len(a) > len(own_a):
-            raise ContinualError(f"an adapter of rank {len(a)} does not fit into one of rank {len(own_a)}")
-        own_a[: len(a)] = a.to(own_a)
-        own_b[:, : len(a)] = (b / layer.scaling[ADAPTER]).to(own_b)
-
-
-def random_like(lora: Lora, seed: int) -> Lora:
-    """A random adapter of the same shapes whose change of each module has the same Frobenius norm: a control.
-
-    Merging adapters that were never trained can do about as well as merging some that were (arXiv 2602.12323).
-    """
-    draw = torch.Generator().manual_seed(seed)
-    factors = {}
-    for name, (a, b) in lora.factors.items():
-        new_a, new_b = torch.randn(a.shape, generator=draw), torch.randn(b.shape, generator=draw)
-        factors[name] = Factors(new_a, new_b * (norm(Factors(a, b)) / norm(Factors(new_a, new_b))))
-    return replace(lora, factors=factors)
-
-
-def norm(factors: Factors) -> float:
-    """The Frobenius norm of b a, from the r x r matrices b'b and a a' alone."""
-    a, b = factors.a.double(), factors.b.double()
-    return float(((b.T @ b) * (a @ a.T)).sum().clamp_min(0).sqrt())
-
-
-def specialists_in(folder: Path, tasks: Sequence[str]) -> list[Lora]:
-    """The specialists of a run of an arm, read from their folders.
-
-    Raises:
-        ContinualError: one is missing, or cannot be merged.
-    """
-    from continual.lora import load
-
-    missing = [task for task in tasks if not (folder / "specialists" / task).is_dir()]
-    if missing:
-        raise ContinualError(f"{folder}: there is no specialist of {', '.join(missing)}")
-    return [load(folder / "specialists" / task) for task in tasks]
+def _inside(folder: Path) -> list[Path]:
+    return sorted(
+        config.parent for config in folder.glob(f"*/{lora.CONFIG}") if not config.parent.name.startswith(".")
+    )

@@ -18,14 +18,14 @@ errors deferred guard hub paths seeds sample problems words batch peak_memory pl
 settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs route
 yamlfile settings arm_checks stream_settings overrides tuning wording taskfile rendering sources task recipe
-data crossentropy model lora corespace merge sampling kvcache request stoptext nexttoken fold decode
+data crossentropy model lora weights statistics corespace merge sampling kvcache request stoptext nexttoken fold decode
 deltas adapters
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing ownwords breach teach
-merging generalist arms paired pairing results report card publish estimate plan execute
+merged generalist arms paired pairing results report card publish estimate plan execute
 verdict rollback
 vocabulary corpus pretrain show inference talk routing mergereport
-listing serve skill cli __main__
+listing serve skill merging cli __main__
 """.split()
 
 LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs verdict".split()

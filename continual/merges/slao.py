@@ -5,8 +5,8 @@ Merging", ICLR 2026, arXiv 2512.23017), in the order of the adapters.
 
 In the paper this is done to B, beside an A that each task takes over from the one before and that is replaced. Here
 it is done to the changes, for adapters that were trained apart have nothing in common in their factors; where all
-share A, it is the same. `continual.merge.fold` takes one further adapter in without the earlier ones. `continual/methods/slao.py`
-is the paper's own way of training.
+share A, it is the same. `continual.merge.fold` takes one further adapter in without the earlier ones.
+`continual/methods/slao.py` is the paper's own way of training.
 """
 
 import math

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -52,19 +51,20 @@ class Reference:
 def table(tasks: Sequence[str], found: Sequence[Found], references: Sequence[Reference], split: str) -> Table:
     """Every merge at its best scale and every reference, in %."""
     title = Text(f"specialists and what is made of them, {split} rows, in %", style="bold")
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, header_style="")
-    shown.add_column("")
-    for head in ("scale", *tasks, "mean", "rank holds"):
-        shown.add_column(Text(head), justify="right")
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
+    shown.add_column("", no_wrap=True, min_width=22)
+    for head in (*tasks, "mean", "held"):
+        shown.add_column(Text(head), justify="right", no_wrap=True, min_width=5)
+    shown.caption, shown.caption_justify = "held: the share of a merged change that its rank could hold", "left"
     for one in references:
         cells = (percent(one.scores[task]) for task in tasks)
-        shown.add_row(Text(one.name), "", *cells, percent(_mean(one.scores)), "")
+        shown.add_row(Text(one.name), *cells, percent(_mean(one.scores)), "")
     best = max((_mean(one.scores) for one in found), default=0.0)
     for each in found:
         cells = (percent(each.scores[task]) for task in tasks)
         style = "bold" if _mean(each.scores) == best else ""
-        name, scale = Text(f"merged, {each.method}", style=style), f"{each.scale:g}"
-        shown.add_row(name, scale, *cells, Text(percent(_mean(each.scores)), style=style), percent(each.kept))
+        name = Text(f"merge: {each.method} × {each.scale:g}", style=style)
+        shown.add_row(name, *cells, Text(percent(_mean(each.scores)), style=style), percent(each.kept))
     return shown
 
 
