@@ -282,17 +282,8 @@ def serve(
     from continual.listing import find_run
     from continual.serve import server
 
-    settings = server.Settings(
-        host,
-        port,
-        api_key,
-        (*(lora_modules or ()), *(modules or ())),
-        tuple(allow_load or ()),
-        max_queue,
-        max_rows,
-        memory and memory * 2**20,
-        model,
-    )
+    adapters, limits = (*(lora_modules or ()), *(modules or ())), (max_queue, max_rows, memory and memory * 2**20)
+    settings = server.Settings(host, port, api_key, adapters, tuple(allow_load or ()), *limits, model)
     server.serve(find_run(run), settings, _console())
 
 
