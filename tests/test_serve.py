@@ -425,6 +425,7 @@ def test_the_page_is_served_and_nothing_of_elsewhere_may_run_in_it(api: served.R
 
 
 def test_without_a_key_only_this_machines_own_names_are_answered(api: served.Running) -> None:
-    host = {"Host": "evil.example:80"}
-    assert httpx.get(f"{api.address}/v1/models", headers=host).status_code == 403
-    assert httpx.get(f"{api.address}/v1/models", headers={"Host": "localhost:1"}).status_code == 200
+    for host in ("evil.example:80", "evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "[", ""):
+        assert httpx.get(f"{api.address}/v1/models", headers={"Host": host}).status_code in (400, 403), host
+    for host in ("localhost:1", "localhost", "127.0.0.1", "[::1]:8000", "LOCALHOST:8000"):
+        assert httpx.get(f"{api.address}/v1/models", headers={"Host": host}).status_code == 200, host

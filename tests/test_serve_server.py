@@ -102,6 +102,38 @@ def test_what_is_in_flight_is_finished_and_nothing_new_taken(run: Path, slow: No
         httpx.get(f"{api.address}/health")
 
 
+def test_a_second_signal_ends_what_is_in_flight(run: Path, slow: None) -> None:
+    with served.running(run) as api:
+        chunks = chat(api, max_tokens=100, stream=True)
+        next(chunks)
+        api.stop()
+        assert api.said[1].startswith("stopping when 1 requests are answered")
+        api.stop()
+        began = time.monotonic()
+        assert api.ended()
+        assert time.monotonic() - began < 2  # to the end it would be 3
+        with pytest.raises((openai.APIError, httpx.RemoteProtocolError)):
+            list(chunks)
+
+
+def test_an_answer_has_no_more_room_than_a_batch(run: Path, tmp_path: Path) -> None:
+    narrow = tmp_path / "run"
+    shutil.copytree(run, narrow)
+    told = yaml.safe_load((narrow / "recipe.yaml").read_text())
+    (narrow / "recipe.yaml").write_text(yaml.safe_dump(told | {"evaluate": {"batch_tokens": 64}}))
+    with served.running(narrow) as api, pytest.raises(openai.BadRequestError, match="room for 64 tokens"):
+        chat(api, max_tokens=60)
+
+
+def test_a_failing_route_is_told_and_breaks_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served.running(run) as api:
+        monkeypatch.setattr("continual.serve.app.describe", lambda *a: 1 / 0)
+        reply = httpx.get(f"{api.address}/api/run")
+        assert reply.status_code == 500 and reply.json()["error"]["type"] == "server_error"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert api.app.gate.active == 0
+
+
 def test_a_key_is_asked_for_where_there_is_one(run: Path) -> None:
     with served.running(run, key="secret") as api:
         for key in ("wrong", "secre", "secrets", "sécret"):
@@ -134,6 +166,8 @@ def test_further_adapters_are_named_as_vllm_names_them(run: Path, tmp_path: Path
     for text in ("x", "=y", "x=", "{", '{"name": "x"}'):
         with pytest.raises(ContinualError, match="--lora-modules"):
             module(text)
+    with pytest.raises(ContinualError, match="cannot be an adapter's name"):
+        module(f"a:b={more}")
     with pytest.raises(ContinualError, match="already a model called 'edit'"):
         build(run, Settings(modules=(f"edit={more}",)))
     with pytest.raises(ContinualError, match="no adapter, there is no"):

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -52,10 +51,10 @@ class Reference:
 def table(tasks: Sequence[str], found: Sequence[Found], references: Sequence[Reference], split: str) -> Table:
     """Every merge at its best scale and every reference, in %."""
     title = Text(f"specialists and what is made of them, {split} rows, in %", style="bold")
-    shown = Table(title=title, title_justify="left", box=SIMPLE_HEAD, header_style="")
+    shown = Table(title=title, title_justify="left", box=None, padding=(0, 2, 0, 0), pad_edge=False, header_style="")
     shown.add_column("", no_wrap=True, min_width=22)
     for head in (*tasks, "mean", "held"):
-        shown.add_column(Text(head), justify="right", no_wrap=True)
+        shown.add_column(Text(head), justify="right", no_wrap=True, min_width=5)
     shown.caption, shown.caption_justify = "held: the share of a merged change that its rank could hold", "left"
     for one in references:
         cells = (percent(one.scores[task]) for task in tasks)

@@ -23,6 +23,17 @@ NAME = re.compile(r"\w[\w./+-]{0,127}")
 """Of an adapter; without a colon, which stands between the base's name and an adapter's."""
 
 
+def proper(name: str) -> str:
+    """A name for an adapter that comes from outside the run.
+
+    Raises:
+        ContinualError: it cannot be one.
+    """
+    if not NAME.fullmatch(name):
+        raise ContinualError(f"'{name}' cannot be an adapter's name: letters, digits, '.', '_', '-', '+' and '/'")
+    return name
+
+
 @dataclass(frozen=True)
 class Served:
     """One model that can be asked."""
@@ -102,10 +113,8 @@ class Roster:
             again: it may take the place of one that is its bank's of that name.
 
         Raises:
-            ContinualError: the name is taken or no name.
+            ContinualError: the name is taken.
         """
-        if not NAME.fullmatch(name):
-            raise ContinualError(f"'{name}' cannot be an adapter's name: letters, digits, '.', '_', '-', '+' and '/'")
         if again and name in self._models and self._models[name].adapter == name != self.called:
             return
         if name in (*self._models, *self._aliases, BASE, AUTO):

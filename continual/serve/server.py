@@ -18,10 +18,9 @@ from continual.inference import BASE, Taught
 from continual.route import FILE, FOLDER, Router
 from continual.serve.app import App
 from continual.serve.engine import Engine
-from continual.serve.gate import Gate
 from continual.serve.generation import Generation, plain_text
 from continual.serve.metrics import Metrics
-from continual.serve.roster import Roster
+from continual.serve.roster import Roster, proper
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -69,7 +68,13 @@ def build(run_dir: Path, settings: Settings) -> App:
         model = bank.model
     metrics = Metrics()
     decoder = Decoder(
-        model, chat.stop_ids, chat.end_id, max_rows=settings.max_rows, text=plain_text(chat), adapters=bank
+        model,
+        chat.stop_ids,
+        chat.end_id,
+        known.recipe.evaluate.batch_tokens,
+        max_rows=settings.max_rows,
+        text=plain_text(chat),
+        adapters=bank,
     )
     engine = Engine(decoder, settings.max_queue, metrics)
     roster = Roster(source, bank, called)
@@ -81,7 +86,7 @@ def build(run_dir: Path, settings: Settings) -> App:
                 roster.add(name, folder)
         if (run_dir / FOLDER / FILE).is_file():
             roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
-    generation = Generation(engine, roster, chat, known.room, metrics)
+    generation = Generation(engine, roster, chat, min(known.room, decoder.batch_tokens), metrics)
     open_to_all = settings.key is None and settings.host in LOOPBACK
     return App(
         run_dir,
@@ -119,26 +124,34 @@ def module(text: str) -> tuple[str, Path]:
     if text.startswith("{"):
         try:
             told = json.loads(text)
-            return str(told["name"]), Path(told["path"])
+            return proper(str(told["name"])), Path(told["path"])
         except (ValueError, KeyError) as error:
             raise ContinualError(f"--lora-modules: no name and path in {text}") from error
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise ContinualError(f"--lora-modules: NAME=PATH is expected, not '{text}'")
-    return name, Path(path)
+    return proper(name), Path(path)
 
 
 class Server(uvicorn.Server):
-    """Finishes what is in flight when a signal comes, and takes nothing new; a second signal ends it at once."""
+    """Finishes what is in flight when a signal comes, and takes nothing new; a second signal ends it at once.
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, ready: Callable[[str], None]) -> None:
-        super().__init__(config)
-        self.gate, self.ready = gate, ready
+    Args:
+        say: told where it listens, and that it is stopping.
+    """
+
+    def __init__(self, app: App, settings: Settings, say: Callable[[str], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app.gate, settings.host, settings.port, log_level="warning", lifespan="on", server_header=False
+            )
+        )
+        self.app, self.gate, self.say = app, app.gate, say
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self.ready(self.address)
+            self.say(f"{self.address} serves {', '.join(entry['id'] for entry in self.app.roster.entries())}")
 
     @property
     def address(self) -> str:
@@ -149,6 +162,9 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.gate.stopping:
             self.should_exit = self.force_exit = True
+            super().handle_exit(sig, frame)
+        elif self.gate.active:
+            self.say(f"stopping when {self.gate.active} requests are answered; a second signal ends them")
         self.gate.stopping = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -157,30 +173,16 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def server(app: App, settings: Settings, ready: Callable[[str], None]) -> Server:
-    """The server of an app, not yet running.
-
-    Args:
-        ready: called with its address when it listens.
-    """
-    config = uvicorn.Config(
-        app.gate, settings.host, settings.port, log_level="warning", lifespan="on", server_header=False
-    )
-    return Server(config, app.gate, ready)
-
-
 def serve(run_dir: Path, settings: Settings, console: Console) -> None:
     """Serve a run until SIGTERM or Ctrl-C.
 
     Raises:
         ContinualError: something cannot be loaded.
     """
-    app = build(run_dir, settings)
-    names = ", ".join(entry["id"] for entry in app.roster.entries())
 
-    def ready(address: str) -> None:
-        console.print(f"{address} serves {names}", highlight=False, markup=False, soft_wrap=True)
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     if settings.key is None and settings.host not in LOOPBACK:
-        console.print("mind: without --api-key everyone who reaches this address can ask", highlight=False)
-    server(app, settings, ready).run()
+        say("mind: without --api-key everyone who reaches this address can ask")
+    Server(build(run_dir, settings), settings, say).run()
