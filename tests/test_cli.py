@@ -106,8 +106,8 @@ def test_five_mistakes_are_five_lines_and_nothing_is_written(folder: Path, capsy
         "mine.yaml:3: adapter.r: Input should be a valid integer, unable to parse string as an integer",
         "mine.yaml:5: training.leraning_rate: unknown key; did you mean 'learning_rate'?",
         "mine.yaml:8: arms.upper.rehearsal: multitask has no earlier tasks to rehearse; only teach: sequential has",
-        "mine.yaml:9: arms.other.teach: Input should be 'sequential', 'specialists' or 'multitask';"
-        " did you mean 'sequential'?",
+        "mine.yaml:9: arms.other.teach: Input should be 'sequential', 'specialists', 'multitask', 'merge' or"
+        " 'distill'; did you mean 'sequential'?",
     ]
     assert captured.out == ""
     assert sorted(folder.rglob("*")) == before
