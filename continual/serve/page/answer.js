@@ -69,13 +69,13 @@ export class Answer {
     if (!this.choice) return;
     const { adapter, sure, why, scores } = this.choice;
     const badge = make("span", sure ? "badge" : "badge unsure", sure ? "sure" : "not sure");
-    const line = make("p", "", make("strong", "", adapter), " answers ", badge);
+    const line = make("p", "", make("strong", "", adapter), " answered ", badge);
     const list = make("dl", "scores");
     for (const [name, score] of Object.entries(scores).slice(0, 5)) {
       const bar = make("i");
       bar.style.setProperty("--part", Math.min(1, Math.max(0, score)));
       const style = name === adapter ? "first" : "";
-      list.append(make("dt", style, name), make("dd", "bar", bar), make("dd", style, score.toFixed(2)));
+      list.append(make("dt", style, name), make("dd", "bar", bar), make("dd", style, (Math.round(100 * score) / 100 || 0).toFixed(2)));
     }
     box.replaceChildren(line, make("p", "", why), list);
   }

@@ -25,6 +25,7 @@ function draw(run, tasks, base) {
   const plain = run.steps.length === run.order.length;
   $("caption", table).textContent = `Scores of ${run.arm}: a row after each step, a column for each task`;
   $("thead", table).replaceChildren(make("tr", "", head("after", "col"), ...columns.map((task) => head(task, "col"))));
+  table.style.setProperty("--columns", columns.length);
   const rows = run.R.map((scores, row) => {
     const step = row === 0 ? `${base}, untaught` : sequential ? run.steps[row - 1] : run.teach === "multitask" ? "all at once" : run.teach;
     const cells = columns.map((task) => {

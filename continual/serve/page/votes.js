@@ -8,11 +8,15 @@ export function showVotes(results, left, right) {
   const ranked = [...results.models].sort((one, other) => other.rate - one.rate);
   $("#votes tbody").replaceChildren(...ranked.map(row));
   const pair = results.pairs.find(({ a, b }) => (a === left && b === right) || (a === right && b === left));
-  $("#head-to-head").textContent = pair ? describe(pair) : "";
+  $("#head-to-head").textContent = pair ? describe(pair.a === left ? pair : turned(pair)) : "";
 }
 
+/** The same pair, told from the other one's side. */
+const turned = ({ a, b, votes, rate, interval: [low, high] }) => ({ a: b, b: a, votes, rate: 1 - rate, interval: [1 - high, 1 - low] });
+
 function describe({ a, b, votes, rate, interval }) {
-  return `${a} against ${b}: preferred in ${percent(rate)} of ${votes} (${range(interval)}).`;
+  const times = votes === 1 ? "one vote" : `${votes} votes`;
+  return `${a} against ${b}: preferred in ${percent(rate)} of ${times} (95 % interval ${range(interval)}).`;
 }
 
 const range = ([low, high]) => `${Math.round(100 * low)} to ${percent(high)}`;
