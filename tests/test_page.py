@@ -153,8 +153,9 @@ class TestInABrowser:
         new = page.run("[...document.querySelectorAll('.heat td.new')].map(c => c.textContent)")
         assert new == ["50", "50", "50"]
         page.run(
-            "arm = document.querySelector('#arm'); arm.value = [...arm.options].find(o => o.label === 'apart').value; arm.dispatchEvent(new Event('change')); 0"
+            "arm = document.querySelector('#arm'); arm.value = [...arm.options].find(o => o.label === 'apart').value"
         )
+        page.run("arm.dispatchEvent(new Event('change'))")
         assert text(page, ".heat tbody tr:last-child").startswith("specialists50")
 
     def test_an_example_is_a_prompt_and_never_html(self, page: Page) -> None:
