@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -122,7 +123,24 @@ def describe(run_dir: Path, base: str) -> dict[str, Any]:
         }
         for arm, entry in told["arms"].items()
     }
-    return {"name": told["name"], "base": base, "model": told["model"], "tasks": told["tasks"], "arms": arms}
+    return {
+        "name": told["name"],
+        "base": base,
+        "model": told["model"],
+        "tasks": told["tasks"],
+        "arms": arms,
+        "examples": _examples(run_dir, told["tasks"]),
+    }
+
+
+def _examples(run_dir: Path, tasks: Sequence[str]) -> dict[str, str]:
+    """A test prompt of each task that some model of the run was examined on, to begin with."""
+    found = {}
+    for task in tasks:
+        for file in sorted(run_dir.glob(f"arms/*/*/predictions/*-{task}.jsonl"))[:1]:
+            with open(file, encoding="utf-8") as lines:
+                found[task] = str(json.loads(next(lines))["prompt"])
+    return found
 
 
 async def _told(http: Request, error: ApiError) -> Response:
