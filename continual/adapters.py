@@ -156,7 +156,8 @@ class AdapterBank:
         if not rows:
             self._here.batch = Batch()
         elif rows != batch.rows:
-            held: list[Any] = [self.hold(row) for row in rows]
+            known: dict[Any, Any] = {row: self.hold(row) for row in dict.fromkeys(rows)}
+            held = [known[row] for row in rows]
             if held != batch.rows:
                 batch.take(held, self._room(held))
 
