@@ -270,7 +270,7 @@ class Batch:
         self.rows: list[Held | None] = []
         self.delta: Delta | None = None
         self._buffer, self._layout = torch.empty(0, 0), Layout([], 0)
-        self._slots: list[Held | None] = []
+        self._slots: list[Held | Batch | None] = []
         self._views: dict[int, dict[int, Entry]] = {}
         self._stack: tuple[list[Held], Layout, dict[int, Entry]] | None = None
 
@@ -317,8 +317,8 @@ class Batch:
         n = len(rows)
         if layout is not self._layout or n > len(self._buffer):
             like = next(row.vector for row in rows if row is not None)
-            self._buffer, self._layout = like.new_zeros(n, layout.size), layout
-            self._slots, self._views = [None] * n, {}
+            self._buffer, self._layout = like.new_empty(n, layout.size), layout
+            self._slots, self._views = [self] * n, {}  # itself: not even the base's zeros are there
         for place, row in enumerate(rows):
             if row is not self._slots[place]:
                 if row is None:
