@@ -27,7 +27,7 @@ from torch import nn  # noqa: E402
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 FEW = 4
-"""Adapters are few where each has so many rows on average. Below it, masking multiplies more than copying costs."""
+"""Adapters are few where each has so many rows on average: with fewer, masks multiply more than copies cost."""
 
 
 class Site(NamedTuple):
