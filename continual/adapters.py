@@ -192,6 +192,8 @@ class AdapterBank:
             raise ContinualError(f"{source.folder}: changed since it was loaded as '{source.name}': load it again")
         return self._held(source.name, lora.load(source.folder))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _held(self, name: str, adapter: Lora) -> Held:
         """An adapter's matrices in the model's dtype and on its device."""
         changed = [self._site(name, module, adapter) for module in adapter.factors]
@@ -204,6 +206,8 @@ class AdapterBank:
         self._wrap(changed)
         return Held(name, layout, vector.to(self.model.device))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _mixed(self, key: Sequence[tuple[Source, float]]) -> Held:
         """A weighted sum of changes is one change, whose matrices are those of all, side by side."""
         parts = [self._alive.get(source) or self._read(source) for source, _ in key]

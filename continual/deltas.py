@@ -274,6 +274,8 @@ class Batch:
         self._views: dict[int, dict[int, Entry]] = {}
         self._stack: tuple[list[Held], Layout, dict[int, Entry]] | None = None
 
+    @torch.inference_mode(False)  # what is kept here may be written to inside that mode and outside of it
+    @torch.no_grad()
     def take(self, rows: list[Held | None], layout: Layout) -> None:
         """Make these the rows.
 
