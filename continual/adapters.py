@@ -156,7 +156,8 @@ class AdapterBank:
         if not rows:
             self._here.batch = Batch()
         elif rows != batch.rows:
-            held: list[Any] = [self.hold(row) for row in rows]
+            known: dict[Any, Any] = {row: self.hold(row) for row in dict.fromkeys(rows)}
+            held = [known[row] for row in rows]
             if held != batch.rows:
                 batch.take(held, self._room(held))
 
@@ -191,6 +192,8 @@ class AdapterBank:
             raise ContinualError(f"{source.folder}: changed since it was loaded as '{source.name}': load it again")
         return self._held(source.name, lora.load(source.folder))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _held(self, name: str, adapter: Lora) -> Held:
         """An adapter's matrices in the model's dtype and on its device."""
         changed = [self._site(name, module, adapter) for module in adapter.factors]
@@ -203,6 +206,8 @@ class AdapterBank:
         self._wrap(changed)
         return Held(name, layout, vector.to(self.model.device))
 
+    @torch.inference_mode(False)
+    @torch.no_grad()
     def _mixed(self, key: Sequence[tuple[Source, float]]) -> Held:
         """A weighted sum of changes is one change, whose matrices are those of all, side by side."""
         parts = [self._alive.get(source) or self._read(source) for source, _ in key]

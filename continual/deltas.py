@@ -27,7 +27,7 @@ from torch import nn  # noqa: E402
 from transformers.pytorch_utils import Conv1D  # noqa: E402
 
 FEW = 4
-"""Adapters are few where each has so many rows on average. Below it, masking multiplies more than copying costs."""
+"""Adapters are few where each has so many rows on average: with fewer, masks multiply more than copies cost."""
 
 
 class Site(NamedTuple):
@@ -270,10 +270,12 @@ class Batch:
         self.rows: list[Held | None] = []
         self.delta: Delta | None = None
         self._buffer, self._layout = torch.empty(0, 0), Layout([], 0)
-        self._slots: list[Held | None] = []
+        self._slots: list[Held | Batch | None] = []
         self._views: dict[int, dict[int, Entry]] = {}
         self._stack: tuple[list[Held], Layout, dict[int, Entry]] | None = None
 
+    @torch.inference_mode(False)  # what is kept here may be written to inside that mode and outside of it
+    @torch.no_grad()
     def take(self, rows: list[Held | None], layout: Layout) -> None:
         """Make these the rows.
 
@@ -317,8 +319,8 @@ class Batch:
         n = len(rows)
         if layout is not self._layout or n > len(self._buffer):
             like = next(row.vector for row in rows if row is not None)
-            self._buffer, self._layout = like.new_zeros(n, layout.size), layout
-            self._slots, self._views = [None] * n, {}
+            self._buffer, self._layout = like.new_empty(n, layout.size), layout
+            self._slots, self._views = [self] * n, {}  # itself: not even the base's zeros are there
         for place, row in enumerate(rows):
             if row is not self._slots[place]:
                 if row is None:

@@ -18,7 +18,7 @@ from continual.listing import find_run
 from continual.portable import Form
 from continual.problems import did_you_mean
 from continual.runs import Run, read_json, write_folder
-from continual.talk import BASE, preferred, taught
+from continual.inference import BASE, preferred, taught
 
 guard()
 

@@ -228,6 +228,23 @@ def test_after_decoding_the_model_is_the_base_again() -> None:
         torch.testing.assert_close(one.model(IDS).logits, expected(None, IDS), rtol=0, atol=0)
 
 
+def test_what_was_chosen_while_nothing_was_differentiated_may_be_used_where_something_is() -> None:
+    one = bank()
+    for rows, context in (
+        (["a", MIX, None, "b"], torch.inference_mode()),
+        (["b", MIX, "a", None], torch.no_grad()),
+        (["a", "b", MIX, "small"], torch.enable_grad()),
+        ([MIX] * 4, torch.enable_grad()),
+    ):
+        with context:
+            one.use(rows)
+            found = one.model(IDS).logits
+        for n, row in enumerate(rows):
+            torch.testing.assert_close(found[n : n + 1].detach(), expected(row, IDS[n : n + 1]).detach())
+    found.sum().backward()
+    assert one.model.get_input_embeddings().weight.grad is not None
+
+
 def test_a_decoder_without_adapters_refuses_one() -> None:
     with pytest.raises(ValueError, match="an adapter needs a decoder that has adapters"):
         Decoder(tiny.model(), [1], 0).add(Request([5], 3, adapter="a"))

@@ -43,6 +43,24 @@ def test_decoding_is_compared_with_generate_and_the_limit(tmp_path: Path) -> Non
     assert equal["float64_greedy_equal"] == 1.0
 
 
+def test_adapters_are_compared_with_peft_and_with_the_base_alone(tmp_path: Path) -> None:
+    from benchmarks import adapters
+
+    file = tmp_path / "adapters.json"
+    adapters.main(["--quick", "--repeats", "1", "--output", str(file)])
+    peers = [row["peer_name"] for row in rows_of(file)]
+    assert peers == [
+        "base, one batch",
+        "PEFT adapter_names",
+        "PEFT set_adapter, one at a time",
+        "base, generate",
+        "base, one batch",
+        "PEFT set_adapter",
+    ]
+    batch, swap = json.loads(file.read_text(encoding="utf-8"))["measured"]
+    assert batch["rows_equal_to_peft"]["float64"] == 1.0 and swap["loaded"] == 2
+
+
 def test_training_is_compared_with_its_peers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from benchmarks import train
 

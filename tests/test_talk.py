@@ -177,6 +177,37 @@ def test_chat_commands_are_never_asked(run: Path, asked: list) -> None:
     assert console.said.count("/adapter NAME") == 1  # after /what
 
 
+def test_compare_puts_the_last_question_to_several_and_leaves_the_conversation_alone(run: Path) -> None:
+    known = talk.Taught(run)
+    everybody = [name for name in known.names() if "/" not in name]
+    answers = known.generate(["sad dog"] * len(everybody), everybody)
+    console = Typed("/compare", "sad dog", "/compare", "/compare legs, base", "/compare leggs", "/quit")
+    talk.chat(run, "sound", console)
+    first, said, *compared = console.said.splitlines()[1:]
+    assert "nothing to compare yet" in first and said == answers[everybody.index("sound")]
+    lines = [f"{name:<9}  {answer}".rstrip() for name, answer in zip(everybody, answers, strict=True)]
+    assert [line.rstrip() for line in compared[: len(everybody)]] == lines
+    two = [line.split()[0] for line in compared[len(everybody) :][:2]]
+    assert two == ["legs", "base"] and any("unknown adapter 'leggs'" in line for line in compared)
+
+
+def test_an_answer_that_is_cut_short_ends_and_the_chat_goes_on(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stream(*_: Any) -> Iterator[str]:
+        yield "half of"
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(talk.Taught, "stream", stream)
+    console = Typed("hello", "/adapters")
+    talk.chat(run, "sound", console)
+    assert "half of …\nbase, " in console.said
+
+
+def test_help_names_every_command(run: Path, asked: list) -> None:
+    console = Typed("/help")
+    talk.chat(run, "sound", console)
+    assert all(f"/{name}" in console.said for name in ("adapter NAME", "adapters", "compare", "new", "quit"))
+
+
 def test_a_chat_that_grows_too_long_loses_its_oldest_turns(tmp_path: Path) -> None:
     # GPT-2 has a table of 128 positions: one more and it cannot answer at all.
     world = make_world(tmp_path)
