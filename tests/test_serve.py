@@ -257,6 +257,9 @@ def test_bodies_that_are_no_json_are_refused(api: served.Running) -> None:
     assert httpx.post(url, content=b"{", headers=right).status_code == 400
     assert httpx.post(url, content=b"[]", headers=right).json()["error"]["message"] == "a JSON object is expected"
     assert httpx.post(url, content=b"[" * 100_000, headers=right).status_code == 400
+    for half in (rb'{"model": "\ud800"}', rb'{"model": "base", "messages": [{"role": "user", "content": "\udfff"}]}'):
+        assert httpx.post(url, content=half, headers=right).status_code == 400
+    assert httpx.post(url, content=b"\xff", headers=right).status_code == 400
     assert httpx.post(url, content=b" " * (9 * 2**20), headers=right).status_code == 413
     # Another site's page may make a browser send this without asking.
     assert httpx.post(url, content=b"{}", headers={"Content-Type": "text/plain"}).status_code == 415

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
@@ -15,9 +15,6 @@ from continual.serve.errors import ApiError
 
 MAX_BODY = 8 * 2**20
 """Bytes of a body."""
-COMPLETION_TOKENS = 16
-"""The most tokens of a completion where a request does not say, OpenAI's default; a chat's answer has as many as
-`continual ask` gives it."""
 
 HARMLESS: dict[str, Any] = {
     "audio": None,
@@ -92,6 +89,9 @@ class MergedAdapters(BaseModel):
 class Body(BaseModel):
     """What both ways of asking have in common."""
 
+    default: ClassVar[int]
+    """The most tokens to write where a request does not say."""
+
     model: str
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
@@ -147,9 +147,9 @@ class Body(BaseModel):
         return None if self.lora is None else [(entry.id, entry.scale) for entry in self.lora]
 
     @property
-    def limit(self) -> int:
-        """The most tokens to write."""
-        raise NotImplementedError
+    def asked(self) -> int | None:
+        """The most tokens to write, where the request says it."""
+        return self.max_tokens
 
     @property
     def top(self) -> int | None:
@@ -159,6 +159,8 @@ class Body(BaseModel):
 
 class ChatBody(Body):
     """`/v1/chat/completions`."""
+
+    default = MAX_NEW_TOKENS
 
     messages: list[ChatMessage] = Field(min_length=1)
     max_completion_tokens: int | None = Field(None, ge=1)
@@ -176,8 +178,8 @@ class ChatBody(Body):
         return self
 
     @property
-    def limit(self) -> int:
-        return self.max_completion_tokens or self.max_tokens or MAX_NEW_TOKENS
+    def asked(self) -> int | None:
+        return self.max_completion_tokens or self.max_tokens
 
     @property
     def top(self) -> int | None:
@@ -187,12 +189,10 @@ class ChatBody(Body):
 class CompletionBody(Body):
     """`/v1/completions`."""
 
+    default = 16  # OpenAI's
+
     prompt: str | list[str] | list[int] | list[list[int]]
     logprobs: int | None = Field(None, ge=0, le=20)
-
-    @property
-    def limit(self) -> int:
-        return self.max_tokens or COMPLETION_TOKENS
 
     @property
     def top(self) -> int | None:
@@ -222,10 +222,10 @@ class UnloadBody(BaseModel):
     lora_name: str
 
 
-Any_ = TypeVar("Any_", bound=BaseModel)
+Kind = TypeVar("Kind", bound=BaseModel)
 
 
-async def read(request: Request, kind: type[Any_]) -> Any_:
+async def read(request: Request, kind: type[Kind]) -> Kind:
     """The body of a request.
 
     Raises:
@@ -241,6 +241,7 @@ async def read(request: Request, kind: type[Any_]) -> Any_:
             raise ApiError(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
     try:
         data = json.loads(raw)
+        json.dumps(data, ensure_ascii=False).encode()  # halves of characters can be written in JSON, but are no text
     except (ValueError, RecursionError) as error:
         raise ApiError(400, f"the body is no JSON: {error}") from error
     try:

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -27,8 +27,6 @@ from continual.serve.metrics import Metrics
 from continual.serve.roster import AUTO, Roster, Served
 from continual.serve.textstream import TextStream
 
-Result = TypeVar("Result")
-
 GONE = 499
 """The status of a request whose client has left, as nginx counts them."""
 
@@ -42,7 +40,8 @@ class Generation:
 
     def __init__(self, engine: Engine, roster: Roster, chat: Chat, room: int, metrics: Metrics) -> None:
         self.engine, self.roster, self.chat, self.room, self.metrics = engine, roster, chat, room, metrics
-        self.vocabulary, self.text = len(chat.tokenizer), plain_text(chat)
+        embedded = engine.decoder.model.get_input_embeddings().num_embeddings
+        self.vocabulary, self.text = min(len(chat.tokenizer), embedded), plain_text(chat)
 
     async def chat_route(self, http: HttpRequest) -> Response:
         body = await read(http, ChatBody)
@@ -86,20 +85,11 @@ class Generation:
         for prompt in prompts:
             if not prompt:
                 raise ApiError(400, "the prompt is empty", None, "prompt")
-            self._fits(prompt, body)
+            limit = self._limit(prompt, body)
             for _ in range(body.n):
                 seed = derive(body.seed, "choice", len(requests)) if body.seed is not None else secrets.randbits(63)
-                requests.append(
-                    Request(
-                        prompt,
-                        self._limit(prompt, body),
-                        body.sampling,
-                        seed,
-                        until=body.stops,
-                        adapter=adapter,
-                        logprobs=body.top,
-                    )
-                )
+                more: dict[str, Any] = {"until": body.stops, "adapter": adapter, "logprobs": body.top}
+                requests.append(Request(prompt, limit, body.sampling, seed, **more))
                 stream = TextStream(self.text, body.stops, strip)
                 answers.append(Answer(len(answers), stream, self.chat.stop_ids))
         if not requests:
@@ -114,12 +104,8 @@ class Generation:
             work.count()
 
     def _limit(self, prompt: Sequence[int], body: Body) -> int:
-        asked = body.max_tokens if not isinstance(body, ChatBody) else body.max_completion_tokens or body.max_tokens
-        # What nobody asked for may be less where there is no more room.
-        return body.limit if asked is not None else min(body.limit, self.room - len(prompt))
-
-    def _fits(self, prompt: Sequence[int], body: Body) -> None:
-        limit = max(1, self._limit(prompt, body))
+        """How many tokens may be written; what nobody asked for may be less where there is no more room."""
+        limit = body.asked or max(1, min(body.default, self.room - len(prompt)))
         if len(prompt) + limit > self.room:
             raise ApiError(
                 400,
@@ -128,6 +114,7 @@ class Generation:
                 "context_length_exceeded",
                 "messages" if isinstance(body, ChatBody) else "prompt",
             )
+        return limit
 
     async def _whole(self, work: Work, form: Form) -> Response:
         texts, tokens = ["" for _ in work.answers], [list[Token]() for _ in work.answers]
