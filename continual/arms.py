@@ -13,23 +13,36 @@ from continual.breach import Guardian
 from continual.catalogue import METHODS
 from continual.curriculum import labels_of
 from continual.errors import ContinualError
+from continual.generalist import (
+    Spent,
+    dev_rows,
+    distill_specialists,
+    merge_of,
+    merge_specialists,
+    samples_wanted,
+    words_of,
+    written_rows,
+)
 from continual.learn import Hyperparameters
+from continual.lora import Lora
 from continual.material import Material
+from continual.merged import How
 from continual.methods.foreign import foreign
 from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson
 from continual.methods.rehearsal import RehearsalPlugin
 from continual.methods.restart import RestartPlugin
-from continual.overrides import run_name
 from continual.plugin import MethodPlugin, Stateful
 from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
+from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.base import BASE, CUE, base_cue, kind_of
 from continual.rehearse.shape import Shape
 from continual.rehearse.teacher import Specialists, weights_of
 from continual.rehearse.writer import ModelWriter
 from continual.rehearsing import cues_of, rehearsing
+from continual.sample import Sample
 from continual.seeds import derive
 from continual.settings import Arm, Training
 from continual.stream import spans
@@ -77,6 +90,8 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         specialists(material, record, own, teaching, teller)
     elif arm.teach == "multitask":
         multitask(material, record, own, teaching, teller)
+    elif arm.teach in ("merge", "distill"):
+        generalise(recipe, arm, material, record, own, teaching, teller)
     else:
         methods: list[MethodPlugin] = []
         if arm.rehearsal is not None and cues is not None:
@@ -95,6 +110,60 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
         each = [own[t] for t in record.order] if chunks is None else [hyperparameters(training)] * chunks
         guardian = watching(arm, material, record, methods) if arm.guard is not None else None
         sequential(taught, record, each, teaching, teller, methods, recipe.keep, others, guardian)
+
+
+def generalise(
+    recipe: Recipe,
+    arm: Arm,
+    material: Material,
+    record: Record,
+    own: Mapping[str, Hyperparameters],
+    teaching: Teaching,
+    teller: Teller,
+) -> None:
+    """One adapter from the specialists of another arm."""
+    source = specialists_folder(recipe, arm, record)
+    how = How(arm.method, arm.method_args, arm.scale, arm.rank) if arm.method is not None else None
+    writing = recipe.arms[source.parent.name].rehearsal
+
+    def trials(spent: Spent) -> Mapping[str, Sequence[Sample]]:
+        """What a merge is tuned on."""
+        if arm.tune_on == "dev":
+            return dev_rows(material, record.order, arm.tune_samples, spent)
+        assert writing is not None
+        wanted = dict.fromkeys(record.order, arm.tune_samples)
+        asking = writing.model_copy(update={"relabel": "specialist"})
+        return written(asking, wanted, "trials", spent)
+
+    def written(rehearsal: Rehearsal, wanted: Mapping[str, int], into: str, spent: Spent) -> Any:
+        asking = rehearsal.model_copy(update={"writer": "specialist"})
+        folder = record.folder / into
+        return written_rows(material, asking, source, wanted, folder, teaching.collate, spent, teller)
+
+    if arm.teach == "merge":
+        assert how is not None
+        merge_specialists(material, record, source, how, trials, teller)
+        return
+    assert arm.rehearsal is not None
+    rehearsal, wanted = arm.rehearsal, samples_wanted(arm.rehearsal, material, record.order)
+
+    def start(spent: Spent) -> Lora:
+        assert how is not None
+        made, said = merge_of(material, record.order, source, how, lambda: trials(spent))
+        teller.say(f"    [dim]{words_of(said)}[/dim]")
+        return made
+
+    distill_specialists(
+        material,
+        record,
+        own,
+        teaching,
+        source,
+        rehearsal.distill,
+        lambda spent: written(rehearsal, wanted, "rehearsed", spent),
+        start if arm.start_from == "merged" else None,
+        teller,
+    )
 
 
 def check_plugins(recipe: Recipe) -> None:
@@ -122,11 +191,7 @@ def hyperparameters(training: Training) -> Hyperparameters:
 
 def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
     """The run of the arm whose specialists are asked, at the same seed and sweep point."""
-    known = [name for name, other in recipe.arms.items() if other.teach == "specialists"]
-    chosen = arm.rehearsal.specialists if arm.rehearsal is not None and arm.rehearsal.specialists else known[0]
-    # Specialists have no order, and what is swept of this arm is not swept of theirs.
-    shared = {key: value for key, value in record.set.items() if not key.startswith("arms.")}
-    return record.folder.parent.parent / chosen / run_name(record.seed, shared)
+    return record.folder.parent.parent / recipe.specialists_of(arm, record.seed, record.set)
 
 
 def watching(arm: Arm, material: Material, record: Record, methods: Sequence[MethodPlugin]) -> Guardian:

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from continual import __version__
+from continual import __version__, sharing
 from continual.errors import ContinualError
-from continual.portable import Form, Reader
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,13 +30,11 @@ class Kind(StrEnum):
     recipes = "recipes"
     runs = "runs"
     methods = "methods"
+    merges = "merges"
 
 
 RecipeArgument = Annotated[str, typer.Argument(help="A shipped recipe's name, or a YAML file.", metavar="RECIPE")]
 RunArgument = Annotated[str, typer.Argument(help="A run's folder, or its name under runs/.", metavar="RUN")]
-Source = Annotated[
-    str, typer.Argument(help="A run, or the folder of an adapter or a model.", metavar="RUN_OR_ADAPTER")
-]
 DataRoot = Annotated[
     Path | None,
     typer.Option(help="Read data from DIR/<set>/<task>.<split>.jsonl.gz.", metavar="DIR", envvar="CONTINUAL_DATA"),
@@ -147,7 +144,7 @@ def ls(
     what: Annotated[Kind | None, typer.Argument(help="What to list; all of them if left out.")] = None,
     tasks: Tasks = None,
 ) -> None:
-    """List tasks, recipes, runs and methods."""
+    """List tasks, recipes, runs, methods and merges."""
     from continual import listing
 
     console = _console()
@@ -285,17 +282,8 @@ def serve(
     from continual.listing import find_run
     from continual.serve import server
 
-    settings = server.Settings(
-        host,
-        port,
-        api_key,
-        (*(lora_modules or ()), *(modules or ())),
-        tuple(allow_load or ()),
-        max_queue,
-        max_rows,
-        memory and memory * 2**20,
-        model,
-    )
+    adapters, limits = (*(lora_modules or ()), *(modules or ())), (max_queue, max_rows, memory and memory * 2**20)
+    settings = server.Settings(host, port, api_key, adapters, tuple(allow_load or ()), *limits, model)
     server.serve(find_run(run), settings, _console())
 
 
@@ -313,49 +301,69 @@ def rehearse(
 
 
 @app.command()
-def export(
-    source: Source,
-    adapter: Adapter = None,
-    to: Annotated[Form, typer.Option(help="A plain adapter, a whole model, or llama.cpp's file.")] = Form.peft,
-    out: Annotated[Path | None, typer.Option(help="The new folder, or file for gguf.", metavar="DIR")] = None,
-    check: Annotated[Reader | None, typer.Option(help="Say what would not load there.")] = None,
-    llama_cpp: Annotated[
-        Path | None, typer.Option(help="Where llama.cpp's converters are.", metavar="DIR", envvar="LLAMA_CPP")
-    ] = None,
+def route(
+    run: RunArgument,
+    unsure: Annotated[str, typer.Option(help="Who answers where no specialist is sure.", metavar="NAME")] = "base",
+    n: Annotated[int, typer.Option("-n", help="Prompts of each task to learn from.", min=2)] = 100,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    split: Annotated[str, typer.Option(help="Prompts to measure on: test, dev, or none.")] = "test",
+    limit: Annotated[int | None, typer.Option(help="Prompts of each task to measure on.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
 ) -> None:
-    """Write an adapter as others load it; or, with --check alone, only look: exit code 1 if it would not load."""
-    if out is None and check is None:
-        raise ContinualError("--out: say where to write it, or --check vllm to look only")
-    from continual import export as exporting
-    from continual import portable
+    """Let `auto` pick the specialist for a prompt: learn it from what the run's models write, and measure it."""
+    from continual import routing
+    from continual.listing import find_run
 
-    folder = exporting.find(source, adapter)
-    if out is not None:
-        print(*exporting.export(folder, to, out, llama_cpp), sep="\n")
-    if check is not None:
-        checked = out if out is not None and to is Form.peft else folder
-        faults = portable.check(checked, check)
-        print(*(faults or [f"{checked}: nothing stands in the way of {check.value}"]), sep="\n")
-        if faults:
-            raise typer.Exit(1)
+    routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), _console())
+
+
+@app.command("merge-report")
+def merge_report(
+    run: RunArgument,
+    methods: Annotated[str, typer.Option(help="Ways to merge, with commas.", metavar="NAME,…")] = "",
+    scales: Annotated[str, typer.Option(help="Scales to try with each, with commas.", metavar="X,…")] = "",
+    rank: Annotated[int | None, typer.Option(help="Of the merged adapters; else that of the specialists.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
+    data_root: DataRoot = None,
+    tasks: Tasks = None,
+) -> None:
+    """Merge a run's specialists by several methods and scales, and measure them beside what they come from."""
+    from continual import mergereport
+    from continual.listing import find_run
+
+    ways, tried = mergereport.listed(methods, scales)
+    mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), _console())
 
 
 @app.command()
-def push(
-    source: Source,
-    repo: Annotated[str, typer.Argument(help="OWNER/NAME on the Hub.", metavar="REPO")],
-    adapter: Adapter = None,
-    private: Annotated[bool, typer.Option("--private", help="A repository that is made now is private.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list what would be uploaded.")] = False,
+def merge(
+    sources: Annotated[
+        list[str], typer.Argument(help="Adapters' folders, or runs with specialists.", metavar="RUN_OR_ADAPTER…")
+    ],
+    method: Annotated[str, typer.Option(help="How: see continual ls merges.", metavar="NAME")],
+    out: Annotated[Path, typer.Option(help="Where the result is written.", metavar="DIR")],
+    weights: Annotated[str | None, typer.Option(help="One number for each adapter, such as 0.5,0.5.")] = None,
+    rank: Annotated[int | None, typer.Option(help="Of the result; the largest of the adapters' if left out.")] = None,
+    density: Annotated[float | None, typer.Option(help="Share of the values kept, where a method drops some.")] = None,
+    scale: Annotated[float, typer.Option(help="What the merged change is multiplied with.")] = 1.0,
+    space: Annotated[str, typer.Option(help="core or full: where values are chosen.")] = "core",
+    set_: Annotated[
+        list[str] | None, typer.Option("--set", help="Another argument of the method.", metavar="KEY=VALUE")
+    ] = None,
+    full: Annotated[bool, typer.Option("--full", help="Write a whole model instead of an adapter.")] = False,
 ) -> None:
-    """Upload an adapter, with its card and manifest, to the Hugging Face Hub."""
-    from continual import export as exporting
-    from continual import push as pushing
+    """Merge specialists into one adapter, or one model."""
+    from continual import merging
 
-    parcel = pushing.pack(exporting.find(source, adapter), repo)
-    print(*parcel.lines, sep="\n")
-    if not dry_run:
-        print(pushing.push(parcel, private=private))
+    arguments = merging.arguments(density, set_ or ())
+    merging.write(
+        sources, method, out, merging.numbers(weights), rank, scale, space, arguments, full=full, console=_console()
+    )
+
+
+app.command()(sharing.export)
+app.command()(sharing.push)
 
 
 @app.command()

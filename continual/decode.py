@@ -21,7 +21,7 @@ from continual.fold import folded
 from continual.guard import guard
 from continual.kvcache import SlotCache, States, layers_kept, plain_cache, states_of
 from continual.nexttoken import next_tokens
-from continual.request import Event, Likelihood, Output, Request, Row, RowAdapters, beginning
+from continual.request import Chosen, Event, Likelihood, Output, Request, Row, RowAdapters, beginning
 from continual.sampling import Sampling
 from continual.stoptext import StopTexts
 
@@ -82,7 +82,7 @@ class Decoder:
         self._queue: deque[tuple[int, Request]] = deque()
         self._rows: list[Row] = []
         self._cache: SlotCache | None = None
-        self._prefix: tuple[str | None, Sequence[int], States] | None = None
+        self._prefix: tuple[Chosen, Sequence[int], States] | None = None
         self._added = 0
 
     @property
@@ -96,12 +96,9 @@ class Decoder:
         Raises:
             ValueError: the request cannot be answered.
         """
-        if not request.prompt:
-            raise ValueError("a prompt needs at least one token")
-        if request.sampling.temperature > 0 and request.seed is None:
-            raise ValueError("sampling needs a seed for each prompt")
-        if request.until and self.stop_texts is None:
-            raise ValueError("stop texts need a decoder that knows its tokenizer")
+        request.check(self.stop_texts is not None, self.adapters is not None)
+        if self.adapters is not None:
+            request = replace(request, adapter=self.adapters.hold(request.adapter))
         self._added += 1
         self._queue.append((self._added, request))
         return self._added
@@ -116,6 +113,8 @@ class Decoder:
         """Forget all requests and everything computed; needed where the model's weights have changed."""
         self._queue.clear()
         self._rows, self._cache, self._prefix = [], None, None
+        if self.adapters is not None:
+            self.adapters.use(())
 
     def generate(
         self,
@@ -125,6 +124,7 @@ class Decoder:
         seeds: Sequence[int] | None = None,
         skip_stops: int = 0,
         until: Sequence[str] = (),
+        adapters: Sequence[Chosen] | None = None,
     ) -> list[Output]:
         """Continue every prompt; see `Request` for the arguments.
 
@@ -136,10 +136,9 @@ class Decoder:
         """
         limits = [max_new_tokens] * len(prompts) if isinstance(max_new_tokens, int) else list(max_new_tokens)
         seed = seeds if seeds is not None else [None] * len(prompts)
-        requests = [
-            Request(prompt, limit, sampling, row_seed, skip_stops, tuple(until))
-            for prompt, limit, row_seed in zip(prompts, limits, seed, strict=True)
-        ]
+        who = adapters if adapters is not None else [None] * len(prompts)
+        each = zip(prompts, limits, seed, who, strict=True)
+        requests = [Request(p, limit, sampling, s, skip_stops, tuple(until), w) for p, limit, s, w in each]
         # Alike lengths side by side; the longest first, so that no long one is left alone at the end.
         waiting = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), i))
         outputs: dict[int, Output] = {}
@@ -188,16 +187,16 @@ class Decoder:
             return []
         cache = self._cache
         assert cache is not None
-        starts, names = [row.start for row in self._rows], [row.request.adapter for row in self._rows]
+        starts, who = [row.start for row in self._rows], [row.request.adapter for row in self._rows]
         lo = min(starts)
         cache.look_from(lo)
         # Where every row at work began together no mask is needed, and attention takes its fast path.
         masked = max(starts) > lo
-        logits = self._forward([[row.newest] for row in self._rows], starts, lo, masked, cache, names)[:, -1].float()
+        logits = self._forward([[row.newest] for row in self._rows], starts, lo, masked, cache, who)[:, -1].float()
         return self._events(*next_tokens(logits, self._rows))
 
     def _forward(
-        self, ids: list[list[int]], starts: list[int], lo: int, masked: bool, cache: Any, names: Sequence[str | None]
+        self, ids: list[list[int]], starts: list[int], lo: int, masked: bool, cache: Any, who: Sequence[Chosen]
     ) -> torch.Tensor:
         """Logits of the next tokens, (rows, columns, vocab).
 
@@ -207,7 +206,7 @@ class Decoder:
             lo: the first column that the cache shows.
             masked: whether columns before a row's start are to be hidden from it.
             cache: what `ids` continue.
-            names: the adapter of each row.
+            who: the adapter of each row.
         """
         device = self.model.device
         new, hi = len(ids[0]), lo + cache.get_seq_length()
@@ -225,7 +224,7 @@ class Decoder:
         if self._positions:
             call["position_ids"] = columns[-new:] - begin
         if self.adapters is not None:
-            self.adapters.use(names)
+            self.adapters.use(who)
         logits: torch.Tensor = self.model(**call).logits
         return logits
 
@@ -299,7 +298,7 @@ class Decoder:
         self._cache = cache
         return cache
 
-    def _prefill(self, prompts: Sequence[tuple[Sequence[int], str | None]]) -> tuple[States | None, list[int]]:
+    def _prefill(self, prompts: Sequence[tuple[Sequence[int], Chosen]]) -> tuple[States | None, list[int]]:
         """Keys and values of some prompts, each with its adapter: each different one once, and what all begin with
         once.
 
@@ -312,10 +311,10 @@ class Decoder:
         sources = [row_of[tuple(prompt), name] for prompt, name in prompts]
         if not any(prompt for prompt, _ in different):
             return None, sources
-        names = [name for _, name in different]
+        who = [name for _, name in different]
         cache, common = plain_cache(self._kept), 0
-        if len(set(names)) == 1:
-            common = self._shared([prompt for prompt, _ in different], names[0])
+        if len(set(who)) == 1:
+            common = self._shared([prompt for prompt, _ in different], who[0])
             for n, pair in enumerate(self._prefix[2] if self._prefix is not None and common else ()):
                 if pair is not None:
                     keys, values = (states[:, :, :common].expand(len(different), -1, -1, -1) for states in pair)
@@ -325,21 +324,21 @@ class Decoder:
         if longest:
             # Filled up on the right, where a causal model does not look: no mask is needed.
             ids = [rest + [self.pad_id] * (longest - len(rest)) for rest in rests]
-            self._forward(ids, [0] * len(ids), 0, False, cache, names)
+            self._forward(ids, [0] * len(ids), 0, False, cache, who)
         return states_of(cache), sources
 
-    def _shared(self, prompts: Sequence[tuple[int, ...]], name: str | None) -> int:
+    def _shared(self, prompts: Sequence[tuple[int, ...]], who: Chosen) -> int:
         """How many tokens all prompts begin with whose states are at hand, in `_prefix`; computed where it pays."""
         common = beginning(*prompts)
-        if self._prefix is not None and self._prefix[0] == name:
+        if self._prefix is not None and self._prefix[0] == who:
             known = len(beginning(self._prefix[1], common))
             if known and 2 * known >= len(common):
                 return known
         if not common or (len(prompts) > 1 and len(common) * len(prompts) < PREFIX):
             return 0
         cache = plain_cache(self._kept)
-        self._forward([list(common)], [0], 0, False, cache, [name])
-        self._prefix = (name, common, states_of(cache))
+        self._forward([list(common)], [0], 0, False, cache, [who])
+        self._prefix = (who, common, states_of(cache))
         return len(common)
 
     def choice_logprobs(

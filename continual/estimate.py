@@ -14,6 +14,7 @@ from continual.recipe import Recipe
 from continual.rehearsal_settings import Rehearsal
 from continual.settings import Training
 from continual.stream import cut
+from continual.tuning import FACTORS, HALVINGS, SCALES, SWEEPS
 
 if TYPE_CHECKING:
     from continual.task import Task
@@ -173,6 +174,10 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     total.written_tokens += own * longest
     if teach == "multitask":
         stages, rehearsed, trainings = [used], [{}], [recipe.training_of(arm)]
+    if teach in ("merge", "distill"):
+        wanted = _from_specialists(recipe, arm, sizes, total)
+        stages, rehearsed = ([wanted], [{}]) if wanted else ([], [])
+        trainings = [recipe.training_of(arm)] * len(stages)
     for place, (stage, training) in enumerate(zip(stages, trainings, strict=True)):
         parts: list[tuple[list[tuple[str, float]], int]]
         parts = [([*stage.items(), *rehearsed[place].items()], training.num_train_epochs)]
@@ -192,6 +197,30 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
     total.answers, total.answer_tokens = total_exams.answers, total_exams.answer_tokens
     total.read_tokens = total_exams.read_tokens
     return total
+
+
+def _from_specialists(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], total: ArmCost) -> dict[str, int]:
+    """Rows of each task that an arm learns from specialists: none of a merge. What they write is counted."""
+    from continual.rehearse.budget import own_quotas, quotas
+
+    settings, rows = recipe.arms[arm], {task: sizes[task].train for task in recipe.tasks}
+    parts: list[dict[str, int]] = []
+    learned: dict[str, int] = {}
+    if settings.tuned:
+        trials = dict.fromkeys(recipe.tasks, settings.tune_samples)
+        parts += [trials] if settings.tune_on == "rehearsed" else []
+        looks = len(SCALES) + 2 * HALVINGS
+        if settings.scale == "tune_each":
+            looks += len(FACTORS) * SWEEPS * len(recipe.tasks)
+        total.read_tokens += round(looks * sum(n * sizes[task].tokens for task, n in trials.items()))
+    if settings.teach == "distill" and settings.rehearsal is not None:
+        how, own = settings.rehearsal, own_quotas(recipe.curriculum)
+        learned = quotas("old_task", how.ratio, how.samples, rows, "", recipe.tasks, own=own)
+        parts.append(learned)
+    for part in parts:
+        total.written += sum(part.values())
+        total.written_tokens += round(sum(n * sizes[task].tokens for task, n in part.items()))
+    return learned
 
 
 def _rehearsed(

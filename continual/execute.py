@@ -61,7 +61,7 @@ def run(
     materials = _Materials(tasks, task_folders, data_root)
     first = materials.of(planned[0])
     if old is not None:
-        _check_data(run, old, first.fingerprints)
+        check_data(run, old, first.fingerprints)
     with _writing(run.path), run.locked():
         if fresh:
             run.remove()
@@ -246,8 +246,8 @@ def _earlier(run: Run, recipe: Recipe) -> dict[str, Any]:
     return run.manifest()
 
 
-def _check_data(run: Run, old: dict[str, Any], fingerprints: dict[str, str]) -> None:
-    """See that a resumed run reads the rows that it began with.
+def check_data(run: Run, old: dict[str, Any], fingerprints: dict[str, str]) -> None:
+    """See that a run that is taken up again reads the rows that it began with.
 
     Raises:
         ContinualError: it does not.
@@ -276,7 +276,7 @@ def _drop_joint_runs(run: Run, recipe: Recipe) -> None:
     """What was taught all at once cannot grow by a task; in a grown curriculum it is taught anew."""
     for folder in run.runs():
         told = read_json(folder / "run.json")
-        if told["teach"] == "multitask" and len(told["tasks"]) < len(recipe.tasks):
+        if told["teach"] in ("multitask", "merge", "distill") and len(told["tasks"]) < len(recipe.tasks):
             remove_folder(folder)
 
 

@@ -1,4 +1,4 @@
-"""What there is to run: tasks, recipes, runs and methods, found without loading any model."""
+"""What there is to run: tasks, recipes, runs, methods and merges, found without loading any model."""
 
 import json
 from collections.abc import Iterable, Sequence, Sized
@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from continual import catalogue, yamlfile
 from continual.errors import ContinualError
+from continual.merges import MERGES
 from continual.problems import did_you_mean
 from continual.recipe import find_recipe, load_recipe, shipped_recipes, task_folders
 from continual.runs import Run
@@ -35,14 +36,16 @@ METHODS = {
         "what is rehearsed comes in reviews further and further apart, by how far the model moves (arXiv 2601.03938)",
     ),
     "specialists": ("teach: specialists", "one adapter for each task, from the untaught base"),
+    "merge": ("teach: merge", "the specialists of another arm merged into one adapter, by `method`"),
+    "distill": ("teach: distill", "one adapter that learns what the specialists write, from their distributions"),
     "multitask": ("teach: multitask", "all tasks at once: the upper bound"),
 }
 """Ways of teaching: what an arm of a recipe says, and what it does."""
 
 
 def show(kind: str, folders: Sequence[Path], console: "Console") -> None:
-    """Print everything of one kind: ``tasks``, ``recipes``, ``runs`` or ``methods``."""
-    rows = {"tasks": _tasks, "recipes": _recipes, "runs": _runs, "methods": _methods}[kind]
+    """Print everything of one kind: ``tasks``, ``recipes``, ``runs``, ``methods`` or ``merges``."""
+    rows = {"tasks": _tasks, "recipes": _recipes, "runs": _runs, "methods": _methods, "merges": _merges}[kind]
     _print(kind, rows(folders), console)
 
 
@@ -141,6 +144,11 @@ def _methods(folders: Sequence[Path]) -> Iterable[Row]:
         yield setting, name, summary
     for name, method in catalogue.METHODS.items():
         yield f"method: {name}", name, f"{method.summary} ({method.source})"
+
+
+def _merges(folders: Sequence[Path]) -> Iterable[Row]:
+    for name, known in MERGES.items():
+        yield f"--method {name}", name, f"{known.summary} ({known.source})"
 
 
 def _run_folders() -> list[Path]:

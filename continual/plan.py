@@ -16,7 +16,13 @@ if TYPE_CHECKING:
     from continual.estimate import ArmCost, TaskSize
 
 
-TAUGHT = {"sequential": "in order", "specialists": "apart", "multitask": "together"}
+TAUGHT = {
+    "sequential": "in order",
+    "specialists": "apart",
+    "multitask": "together",
+    "merge": "merged",
+    "distill": "distilled",
+}
 
 
 @dataclass(frozen=True)
@@ -157,7 +163,8 @@ def _arm_table(
         table.add_column(heading, justify="right")
     for arm, each in costs.items():
         settings = recipe.arms[arm]
-        how = TAUGHT[settings.teach] if settings.rehearsal is None else "rehearse"
+        rehearses = settings.rehearsal is not None and settings.teach == "sequential"
+        how = "rehearse" if rehearses else TAUGHT[settings.teach]
         table.add_row(
             arm,
             how,

@@ -16,6 +16,7 @@ from pydantic import (
 
 from continual import overrides as overriding
 from continual import yamlfile
+from continual.arm_checks import checked_arms
 from continual.errors import ContinualError
 from continual.evaluate_settings import Evaluate
 from continual.paths import shipped
@@ -25,7 +26,6 @@ from continual.settings import (
     Arm,
     CurriculumEntry,
     Training,
-    checked_arms,
 )
 from continual.settings_base import Settings
 from continual.stream_settings import TOLD, Stream, unannounced
@@ -157,6 +157,10 @@ class Recipe(Settings):
             raise problems_error(
                 [Problem((n, "start_from"), "base would lose the adapter that `start` goes on with") for n in anew]
             )
+        merged = [name for name, arm in arms.items() if arm.merges]
+        if info.data.get("start") is not None and merged:
+            told = "what `start` goes on with is in every specialist, and would count several times"
+            raise problems_error([Problem((name, "teach"), told) for name in merged])
         tasks = {entry.task for entry in entries}
         arms = checked_arms(arms, info.data.get("training"), adapter, tasks)
         return unannounced(arms) if info.data.get("stream") else arms
@@ -231,6 +235,14 @@ class Recipe(Settings):
         entry = next((entry for entry in self.curriculum if entry.task == task), None)
         own = entry.model_dump(include={"max_samples", "num_train_epochs"}, exclude_none=True) if entry else {}
         return training.changed(own)
+
+    def specialists_of(self, arm: Arm, seed: int, settings: Mapping[str, Any]) -> str:
+        """``<arm>/<run>`` of the specialists that an arm asks: those of the same seed and sweep point."""
+        known = [name for name, other in self.arms.items() if other.teach == "specialists"]
+        chosen = arm.of or (arm.rehearsal.specialists if arm.rehearsal is not None else None) or known[0]
+        # Specialists have no order, and what is swept of this arm is not swept of theirs.
+        shared = {key: value for key, value in settings.items() if not key.startswith("arms.")}
+        return f"{chosen}/{overriding.run_name(seed, shared)}"
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, as plain data; a recipe made from it has the same settings."""

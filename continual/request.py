@@ -4,11 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeAlias
 
 import numpy as np
 
 from continual.sampling import Sampling
+
+Mix: TypeAlias = tuple[tuple[str, float], ...]
+"""Names of adapters with weights: the change of the weights is the weighted sum of theirs."""
+
+
+class HeldAdapter:
+    """An adapter, or a mix, as it was when a request came: it lives, unchanged, as long as somebody refers to it."""
+
+
+Chosen: TypeAlias = str | Mix | HeldAdapter | None
+"""Who answers: an adapter by name, a mix, one that is held already, or the base model."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +36,28 @@ class Request:
     and rehearsal writes both)."""
     until: tuple[str, ...] = ()
     """Texts that end it as well."""
-    adapter: str | None = None
-    """Who answers; see `RowAdapters`."""
+    adapter: Chosen = None
     logprobs: int | None = None
     """Tell the log-probability of each token, and this many of the likeliest beside it."""
+
+    def check(self, texts: bool, adapters: bool) -> None:
+        """See that it can be answered.
+
+        Args:
+            texts: whether stop texts are understood.
+            adapters: whether there are adapters.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if not self.prompt:
+            raise ValueError("a prompt needs at least one token")
+        if self.sampling.temperature > 0 and self.seed is None:
+            raise ValueError("sampling needs a seed for each prompt")
+        if self.until and not texts:
+            raise ValueError("stop texts need a decoder that knows its tokenizer")
+        if self.adapter is not None and not adapters:
+            raise ValueError("an adapter needs a decoder that has adapters")
 
 
 @dataclass(frozen=True)
@@ -68,8 +97,15 @@ class Output:
 class RowAdapters(Protocol):
     """Adapters that are chosen per row of a batch, as data."""
 
-    def use(self, names: Sequence[str | None]) -> None:
-        """Called before every forward pass with the adapter of each of its rows; None is the base model."""
+    def hold(self, adapter: Chosen) -> HeldAdapter | None:
+        """What is chosen, as it is now.
+
+        Raises:
+            ContinualError: there is no such adapter.
+        """
+
+    def use(self, rows: Sequence[Chosen]) -> None:
+        """Called before every forward pass with what was chosen for each of its rows; with no rows at the end."""
 
 
 @dataclass(eq=False)

@@ -11,17 +11,27 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_validator,
 )
 
 from continual.catalogue import METHODS, REFUSED, STACKS
 from continual.guard_settings import Guard
-from continual.problems import Problem, did_you_mean, problems_error, problems_of
+from continual.problems import Problem, did_you_mean, problems_of
 from continual.rehearsal_settings import Rehearsal
 from continual.remembered import Remembered
 from continual.settings_base import Settings
 
 SHARED = ("max_length", "max_samples", "bf16")
 """What an arm cannot change, or its scores could not be compared with those of other arms."""
+
+
+DISTILLED: dict[str, Any] = {
+    "ratio": 1.0,
+    "writer": "specialist",
+    "relabel": "specialist",
+    "distill": {"teacher": "specialist"},
+}
+"""What differs in the `rehearsal` of an arm with `teach: distill`: nothing else is learned there."""
 
 
 class CurriculumEntry(Settings):
@@ -189,21 +199,40 @@ class ForeignPlugin(Settings):
 class Arm(Settings):
     """One way of teaching the curriculum."""
 
-    teach: Literal["sequential", "specialists", "multitask"] = "sequential"
-    """Task after task; one adapter for each task; or all tasks at once."""
+    teach: Literal["sequential", "specialists", "multitask", "merge", "distill"] = "sequential"
+    """Task after task; one adapter for each task; all tasks at once; or one adapter from the specialists of another
+    arm, by merging them, or by learning what they write."""
 
     rehearsal: Rehearsal | None = None
-    """null: nothing of earlier tasks is rehearsed. Specialists only learn to write their samples."""
+    """null: nothing of earlier tasks is rehearsed. Specialists only learn to write their samples. With `distill` it
+    says how they write and teach."""
+
+    of: str | None = None
+    """With `merge` and `distill`: whose specialists; null: those of the first arm that has some."""
 
     method: str | None = None
-    """Another way to remember, beside rehearsal or instead of it, by name; `continual ls methods` shows all."""
+    """Another way to remember, beside rehearsal or instead of it, by name; `continual ls methods` shows all. Of a
+    merge: how."""
 
     method_args: dict[str, Any] = Field(default_factory=dict)
     """Arguments of `method`."""
 
+    scale: float | Literal["tune", "tune_each"] = 1.0
+    """Of a merge: what it is multiplied with; `tune` looks for the best, `tune_each` for each specialist's own weight,
+    too."""
+
+    rank: int | None = Field(None, ge=1)
+    """Of a merge: the rank of the adapter; null: that of the specialists."""
+
+    tune_on: Literal["rehearsed", "dev"] = "rehearsed"
+    """What a merge is tuned on: samples that the specialists write, or real rows that no training has seen."""
+
+    tune_samples: int = Field(32, ge=1)
+    """Samples of each task that a merge is tuned on."""
+
     start_from: Literal["previous", "base", "merged"] = "previous"
     """Where the adapter of the next task starts: it is trained on; a fresh one on the untaught base; or a fresh one on
-    top of the earlier ones, which are frozen."""
+    top of the earlier ones, which are frozen. With `distill`, merged is the merge of the specialists by `method`."""
 
     plugin: ForeignPlugin | None = None
     """A plugin of Avalanche's, or of one's own, by class."""
@@ -214,11 +243,25 @@ class Arm(Settings):
     training: dict[str, Any] = Field(default_factory=dict)
     """What differs for this arm from the recipe's `training`."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _distilled_from_what_specialists_write(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or data.get("teach") != "distill":
+            return data
+        given = data.get("rehearsal", {})
+        if not isinstance(given, dict):
+            return data
+        named = {"specialists": data["of"]} if data.get("of") is not None else {}
+        told = {**DISTILLED, **named, **given}
+        if isinstance(told["distill"], dict):
+            told["distill"] = {**DISTILLED["distill"], **told["distill"]}
+        return {**data, "rehearsal": told}
+
     @field_validator("rehearsal")
     @classmethod
     def _only_in_sequence(cls, rehearsal: Rehearsal | None, info: ValidationInfo) -> Rehearsal | None:
         teach = info.data.get("teach", "sequential")
-        if rehearsal is not None and teach == "multitask":
+        if rehearsal is not None and teach in ("multitask", "merge"):
             raise ValueError(f"{teach} has no earlier tasks to rehearse; only teach: sequential has")
         if rehearsal is not None and rehearsal.rehearse_base and teach != "sequential":
             raise ValueError(f"rehearse_base: {teach} keep nothing from task to task; only teach: sequential does")
@@ -231,6 +274,16 @@ class Arm(Settings):
         if guard is not None and teach != "sequential":
             raise ValueError(f"{teach} has no earlier tasks to guard; only teach: sequential has")
         return guard
+
+    @property
+    def merges(self) -> bool:
+        """Whether specialists are merged."""
+        return self.teach == "merge" or (self.teach == "distill" and self.start_from == "merged")
+
+    @property
+    def tuned(self) -> bool:
+        """Whether a merge looks for its own scale."""
+        return self.merges and isinstance(self.scale, str)
 
     @property
     def stores_rows(self) -> bool:
@@ -257,11 +310,12 @@ class Arm(Settings):
     @property
     def stacks(self) -> bool:
         """Whether new adapters are put on top of earlier ones, which are frozen."""
-        return self.start_from == "merged" or (self.method in METHODS and METHODS[self.method].stacks)
+        on_top = self.start_from == "merged" and self.teach == "sequential"
+        return on_top or (self.method in METHODS and METHODS[self.method].stacks)
 
     def start_problems(self, adapter: Adapter | None) -> list[Problem]:
-        """What is wrong with `start_from`."""
-        if self.start_from == "previous":
+        """What is wrong with `start_from` of an arm that learns task after task."""
+        if self.start_from == "previous" or self.teach == "distill":
             return []
         said = []
         if self.teach != "sequential":
@@ -275,7 +329,9 @@ class Arm(Settings):
         return [Problem(("start_from",), message) for message in said]
 
     def method_problems(self, adapter: Adapter | None) -> list[Problem]:
-        """What is wrong with `method` and `method_args`."""
+        """What is wrong with `method` and `method_args`, where they are no merge's."""
+        if self.merges:
+            return []
         if self.method is None:
             return [Problem(("method_args",), "there is no `method` to take them")] if self.method_args else []
         if self.method not in METHODS:
@@ -301,62 +357,3 @@ class Arm(Settings):
             wrong = problems_of(error, method.arguments, self.method_args)
             found += [Problem(("method_args", *problem.keys), problem.message) for problem in wrong]
         return found
-
-
-def checked_arms(
-    arms: dict[str, Arm], training: Training | None, adapter: Adapter | None, tasks: set[str]
-) -> dict[str, Arm]:
-    """The arms, if they fit the rest of the recipe.
-
-    Args:
-        arms: by name.
-        training: the recipe's; None if it is itself wrong.
-        adapter: the recipe's; None for full fine-tuning.
-        tasks: names in the curriculum.
-
-    Raises:
-        PydanticCustomError: with every problem at its own key.
-    """
-    problems: list[Problem] = []
-    for name, arm in arms.items():
-        if not name.replace("_", "").replace("-", "").isalnum() or not name.isascii():
-            problems.append(
-                Problem((name,), "an arm's name may hold letters, digits, - and _ only: it names a folder")
-            )
-        if name == "base" or name in tasks:
-            whose = "the untaught model" if name == "base" else "a task, and of its specialist"
-            problems.append(Problem((name,), f"this is the name of {whose}: one could not tell whom to ask"))
-        if arm.teach == "specialists" and adapter is None:
-            problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))
-        problems += [Problem((name, *p.keys), p.message) for p in arm.method_problems(adapter)]
-        problems += [Problem((name, *p.keys), p.message) for p in arm.start_problems(adapter)]
-        problems += [Problem((name, "rehearsal", *p.keys), p.message) for p in _wrong_specialists(arm, arms)]
-        if training is not None:
-            problems += [Problem((name, *problem.keys), problem.message) for problem in arm.problems(training)]
-    if problems:
-        raise problems_error(problems)
-    return arms
-
-
-def _wrong_specialists(arm: Arm, arms: dict[str, Arm]) -> list[Problem]:
-    """What is wrong where an arm's rehearsal asks specialists."""
-    rehearsal = arm.rehearsal
-    if rehearsal is None or not rehearsal.asks_specialists:
-        return []
-    names = list(arms)
-    known = [name for name in names if arms[name].teach == "specialists"]
-    if rehearsal.specialists is not None and rehearsal.specialists not in known:
-        return [Problem(("specialists",), f"'{rehearsal.specialists}' is no arm that teaches specialists")]
-    before = names[: next(n for n, name in enumerate(names) if arms[name] is arm)]
-    chosen = rehearsal.specialists or next(iter(known), None)
-    if chosen is None or chosen not in before:
-        return [Problem((), "asks specialists, and no arm before this one teaches them")]
-    if arm.stacks:
-        return [Problem((), "asks specialists, which belong on the untaught base and not on top of earlier adapters")]
-    if rehearsal.writer == "specialist" and arms[chosen].rehearsal is None:
-        return [
-            Problem(
-                ("writer",), f"the specialists of '{chosen}' do not learn to write; give that arm `rehearsal: {{}}`"
-            )
-        ]
-    return []

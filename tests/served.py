@@ -14,7 +14,7 @@ import yaml
 from fake_run import write_arm, write_run
 from openai import OpenAI
 
-from continual import lora
+from continual import inference, lora
 from continual.model import load_model
 from continual.serve import server
 from continual.serve.app import App
@@ -70,14 +70,19 @@ class Running:
 
     def __init__(self, app: App, settings: server.Settings) -> None:
         self.app, self._ready = app, threading.Event()
-        self.server = server.server(app, settings, self._listens)
+        self.said: list[str] = []
+        self.server = server.Server(app, settings, self._says)
         self.thread = threading.Thread(target=self.server.run)
         self.thread.start()
         assert self._ready.wait(60)
 
-    def _listens(self, address: str) -> None:
-        self.address = address
+    def _says(self, line: str) -> None:
+        self.said.append(line)
         self._ready.set()
+
+    @property
+    def address(self) -> str:
+        return self.said[0].split()[0]
 
     def client(self, key: str = "none", **options: Any) -> OpenAI:
         return OpenAI(base_url=f"{self.address}/v1", api_key=key, max_retries=0, timeout=120, **options)
@@ -101,7 +106,7 @@ def running(run: Path, double: bool = False, **settings: Any) -> Iterator[Runnin
     chosen = server.Settings(port=0, **settings)
     with pytest.MonkeyPatch.context() as patch:
         if double:
-            patch.setattr(server, "load_model", lambda *a: load_model(*a).double())
+            patch.setattr(inference, "load_model", lambda *a: load_model(*a).double())
         app = server.build(run, chosen)
     it = Running(app, chosen)
     try:

@@ -242,6 +242,9 @@ class Shift:
         self.vectors = {None: torch.zeros(16), "a": torch.ones(16), "b": torch.linspace(-3, 3, 16)}
         model.model.layers[0].register_forward_hook(self.add)
 
+    def hold(self, name):
+        return name
+
     def use(self, names) -> None:
         self.names = names
 

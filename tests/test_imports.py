@@ -15,16 +15,17 @@ PACKAGE = Path(continual.__file__).parent
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
 errors deferred guard hub paths seeds sample problems words batch peak_memory plugin progress
-settings_base avalanche_settings catalogue rehearsal_settings guard_settings evaluate_settings remembered
-chat correlation overlap statematch score forgetting general stream runs
-yamlfile settings stream_settings overrides wording taskfile rendering sources task recipe
-data crossentropy model portable lora sampling kvcache request stoptext nexttoken fold decode
+settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
+chat correlation overlap statematch score forgetting general stream runs route
+yamlfile settings arm_checks stream_settings overrides tuning wording taskfile rendering sources task recipe
+data crossentropy model portable lora weights statistics corespace merge sampling kvcache request
+stoptext nexttoken fold decode deltas adapters
 evaluate perplexity rehearse curriculum learn methods
-states record checkpoint material rehearsing breach teach
-arms paired pairing results report card lineage publish estimate plan execute
+states record checkpoint material rehearsing ownwords breach teach
+merged generalist arms paired pairing results report card lineage publish estimate plan execute
 verdict rollback
-vocabulary corpus pretrain show talk
-listing serve skill export push cli __main__
+vocabulary corpus pretrain show inference talk routing mergereport
+listing serve skill merging export push sharing cli __main__
 """.split()
 
 LIGHT = "cli recipe plan estimate listing task score forgetting results report yamlfile sources runs verdict".split()

@@ -14,12 +14,12 @@ from continual.errors import ContinualError
 IDS = torch.arange(20)[None] % 300
 
 
-def adapter(folder: Path, architecture: str = "llama", **settings: Any) -> Any:
+def adapter(folder: Path, architecture: str = "llama", seed: int = 1, **settings: Any) -> Any:
     """A PEFT model with a random adapter on a tiny base, saved in a folder."""
     from peft import LoraConfig, get_peft_model
 
     base = tiny.model(architecture)
-    torch.manual_seed(1)
+    torch.manual_seed(seed)
     made = get_peft_model(base, LoraConfig(task_type="CAUSAL_LM", **{"target_modules": "all-linear", **settings}))
     for name, parameter in made.named_parameters():
         if parameter.requires_grad:

@@ -13,10 +13,9 @@ import openai
 import pytest
 import served
 
-from continual import talk
 from continual.decode import Decoder
+from continual.inference import BASE, Taught
 from continual.sample import Message
-from continual.serve.roster import BASE
 
 NAMES = [BASE, "translate", "edit", "answer", "rehearsal"]
 HELLO: Any = [{"role": "user", "content": "say what colour the dog is"}]
@@ -62,12 +61,11 @@ def test_every_model_is_listed_with_root_and_parent(api: served.Running, run: Pa
 def test_each_model_answers_under_its_own_name_as_peft_would(api: served.Running, run: Path) -> None:
     said = {name: words(api, name) for name in NAMES}
     assert len(set(said.values())) == len(NAMES)
-    partner = talk.Partner(run)
+    known = Taught(run)
     for name in NAMES:
-        model = partner.model(name).double()
-        prompt = partner.chat.prompt_ids([Message("user", HELLO[0]["content"])], 100)
-        ids = Decoder(model, partner.chat.stop_ids, 0).generate([prompt], 12)[0].ids
-        assert said[name] == partner.chat.answer_text(ids)
+        prompt = known.chat.prompt_ids([Message("user", HELLO[0]["content"])], 100)
+        ids = Decoder(known.model(name).double(), known.chat.stop_ids, 0).generate([prompt], 12)[0].ids
+        assert said[name] == known.chat.answer_text(ids)
 
 
 def test_the_base_may_stand_before_a_name(api: served.Running, run: Path) -> None:
@@ -427,6 +425,7 @@ def test_the_page_is_served_and_nothing_of_elsewhere_may_run_in_it(api: served.R
 
 
 def test_without_a_key_only_this_machines_own_names_are_answered(api: served.Running) -> None:
-    host = {"Host": "evil.example:80"}
-    assert httpx.get(f"{api.address}/v1/models", headers=host).status_code == 403
-    assert httpx.get(f"{api.address}/v1/models", headers={"Host": "localhost:1"}).status_code == 200
+    for host in ("evil.example:80", "evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "[", ""):
+        assert httpx.get(f"{api.address}/v1/models", headers={"Host": host}).status_code in (400, 403), host
+    for host in ("localhost:1", "localhost", "127.0.0.1", "[::1]:8000", "LOCALHOST:8000"):
+        assert httpx.get(f"{api.address}/v1/models", headers={"Host": host}).status_code == 200, host

@@ -1,5 +1,6 @@
 """How a server starts, is guarded, fills up and stops."""
 
+import shutil
 import threading
 import time
 from collections.abc import Iterator
@@ -101,6 +102,38 @@ def test_what_is_in_flight_is_finished_and_nothing_new_taken(run: Path, slow: No
         httpx.get(f"{api.address}/health")
 
 
+def test_a_second_signal_ends_what_is_in_flight(run: Path, slow: None) -> None:
+    with served.running(run) as api:
+        chunks = chat(api, max_tokens=100, stream=True)
+        next(chunks)
+        api.stop()
+        assert api.said[1].startswith("stopping when 1 requests are answered")
+        api.stop()
+        began = time.monotonic()
+        assert api.ended()
+        assert time.monotonic() - began < 2  # to the end it would be 3
+        with pytest.raises((openai.APIError, httpx.RemoteProtocolError)):
+            list(chunks)
+
+
+def test_an_answer_has_no_more_room_than_a_batch(run: Path, tmp_path: Path) -> None:
+    narrow = tmp_path / "run"
+    shutil.copytree(run, narrow)
+    told = yaml.safe_load((narrow / "recipe.yaml").read_text())
+    (narrow / "recipe.yaml").write_text(yaml.safe_dump(told | {"evaluate": {"batch_tokens": 64}}))
+    with served.running(narrow) as api, pytest.raises(openai.BadRequestError, match="room for 64 tokens"):
+        chat(api, max_tokens=60)
+
+
+def test_a_failing_route_is_told_and_breaks_nothing(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with served.running(run) as api:
+        monkeypatch.setattr("continual.serve.app.describe", lambda *a: 1 / 0)
+        reply = httpx.get(f"{api.address}/api/run")
+        assert reply.status_code == 500 and reply.json()["error"]["type"] == "server_error"
+        assert "default-src 'none'" in reply.headers["content-security-policy"]
+        assert api.app.gate.active == 0
+
+
 def test_a_key_is_asked_for_where_there_is_one(run: Path) -> None:
     with served.running(run, key="secret") as api:
         for key in ("wrong", "secre", "secrets", "sécret"):
@@ -133,6 +166,8 @@ def test_further_adapters_are_named_as_vllm_names_them(run: Path, tmp_path: Path
     for text in ("x", "=y", "x=", "{", '{"name": "x"}'):
         with pytest.raises(ContinualError, match="--lora-modules"):
             module(text)
+    with pytest.raises(ContinualError, match="cannot be an adapter's name"):
+        module(f"a:b={more}")
     with pytest.raises(ContinualError, match="already a model called 'edit'"):
         build(run, Settings(modules=(f"edit={more}",)))
     with pytest.raises(ContinualError, match="no adapter, there is no"):
@@ -149,13 +184,12 @@ def test_auto_tells_whom_it_chose_and_why(tmp_path: Path) -> None:
     Router.fit(prompts).save(run / FOLDER)
     with served.running(run) as api:
         assert "auto" in [model.id for model in api.client().models.list()]
-        for text, who in (("translate bee to french", "translate"), ("mend this sentence: bee are", "edit")):
+        for text, who in (("translate cow to french", "translate"), ("mend this sentence: cow are", "edit")):
             messages = [{"role": "user", "content": text}]
             reply = chat(api, "auto", messages=messages)
             told = reply.model_extra["continual"]
-            assert (
-                told["adapter"] == who and told["sure"] and who in told["why"] and set(told["scores"]) == set(prompts)
-            )
+            assert told["adapter"] == who and told["sure"] and who in told["why"]
+            assert set(told["scores"]) == set(prompts)
             assert reply.model == "auto"
             assert reply.choices[0].message.content == words(api, who, messages=messages)
             first, *rest = chat(api, "auto", messages=messages, stream=True)
@@ -164,6 +198,11 @@ def test_auto_tells_whom_it_chose_and_why(tmp_path: Path) -> None:
         unsure = chat(api, "auto", messages=[{"role": "user", "content": "zzz"}])
         assert unsure.model_extra["continual"]["adapter"] == "base"
         assert not unsure.model_extra["continual"]["sure"]
+
+
+def test_adapters_need_no_choice_of_one(run: Path) -> None:
+    with pytest.raises(ContinualError, match="are adapters, and are all served"):
+        build(run, Settings(only="edit"))
 
 
 def test_an_adapter_that_the_base_started_with_is_a_part_of_it(tmp_path: Path) -> None:
@@ -184,18 +223,18 @@ def test_an_adapter_that_the_base_started_with_is_a_part_of_it(tmp_path: Path) -
 
 def test_whole_models_are_served_one_at_a_time(tmp_path: Path) -> None:
     run = served.make_run(tmp_path)
-    for name in ("arms/rehearsal", "arms/apart"):
-        import shutil
-
-        shutil.rmtree(run / name)
+    shutil.rmtree(run / "arms")
     told = yaml.safe_load((run / "recipe.yaml").read_text())
-    (run / "recipe.yaml").write_text(yaml.safe_dump(told | {"adapter": None}))
+    (run / "recipe.yaml").write_text(yaml.safe_dump(told | {"adapter": None, "arms": {"rehearsal": {}}}))
     folder = write_arm(run, "rehearsal", [[0.0] * 3]) / "after/3"
     tiny.model(seed=5).save_pretrained(folder)
-    with pytest.raises(ContinualError, match="whole ones.*--model {rehearsal, rehearsal/seed0}"):
+    with pytest.raises(ContinualError, match=r"whole ones.*--model \(base, rehearsal, rehearsal/seed0\)"):
         build(run, Settings())
     with pytest.raises(ContinualError, match="did you mean 'rehearsal'"):
         build(run, Settings(only="rehearsl"))
+    for more in ({"modules": ("x=y",)}, {"allowed": (tmp_path,)}):
+        with pytest.raises(ContinualError, match="no adapters can be served with a whole model"):
+            build(run, Settings(only="rehearsal", **more))
     with served.running(run, only="rehearsal") as api:
         (listed,) = api.client().models.list()
         assert (listed.id, listed.root, listed.parent) == ("rehearsal", str(folder), None)

@@ -33,10 +33,8 @@ def test_votes_are_kept_and_counted_for_both_sides(tmp_path: Path) -> None:
         "y": (1, 0, 2),
         "z": (0, 1, 0),
     }
-    assert [(p["a"], p["b"], p["votes"], p["rate"]) for p in results["pairs"]] == [
-        ("x", "y", 3, 2 / 3),
-        ("x", "z", 1, 0.5),
-    ]
+    pairs = [(pair["a"], pair["b"], pair["votes"], pair["rate"]) for pair in results["pairs"]]
+    assert pairs == [("x", "y", 3, 2 / 3), ("x", "z", 1, 0.5)]
 
 
 @pytest.mark.parametrize("change", [{"b": "x"}, {"winner": "c"}, {"more": 1}, {"prompt": "x" * 20_001}])

@@ -250,7 +250,7 @@ def test_an_adapter_from_elsewhere_goes_on_as_that_adapter(
     assert old.keys() == now.keys() and all(old[name].shape == now[name].shape for name in old)
     moved = max(float((now[name] - old[name]).abs().max()) for name in old)
     assert 0 < moved < 1 and not any(torch.equal(now[name], old[name]) for name in old if "lora_B" in name)
-    known = talk.Partner(new)
+    known = talk.Taught(new)
     logits = [known.model(name)(torch.tensor([[1, 20, 30]])).logits for name in ("base", "rehearsal")]
     from continual.model import load_adapter, load_model
 

@@ -1,6 +1,7 @@
 """Asking, chatting with and listening to the models that a run has left behind."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -89,11 +90,9 @@ def test_every_seed_and_specialist_can_be_asked(run: Path) -> None:
 def test_an_unknown_adapter_is_told_with_those_there_are_and_the_base_never_answers(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(talk.Partner, "model", lambda *a: pytest.fail("a model was loaded"))
+    monkeypatch.setattr("continual.inference.load_model", lambda *a: pytest.fail("a model was loaded"))
     with pytest.raises(ContinualError, match="unknown adapter 'finetun'; did you mean 'finetune'.*base.*legs"):
         talk.chat(run, "finetun", Console(file=io.StringIO()))
-    monkeypatch.undo()
-    monkeypatch.setattr(talk, "load_model", lambda *a: pytest.fail("the base was loaded"))
     with pytest.raises(ContinualError, match="unknown adapter 'finetun'"):
         talk.ask(run, "sad dog", "finetun")
 
@@ -135,11 +134,12 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, list[str]]]:
     """Who was asked with which conversation; the answers are numbered."""
     noted: list[tuple[str, list[str]]] = []
 
-    def answer(partner: talk.Partner, name: str, messages: list[Message]) -> str:
+    def stream(known: talk.Taught, messages: list[Message], name: str) -> Iterator[str]:
         noted.append((name, [f"{m.role}: {m.content}" for m in messages]))
-        return f"answer {len(noted)} [i]as it is[/i]"
+        yield f"answer {len(noted)} "
+        yield "[i]as it is[/i]"
 
-    monkeypatch.setattr(talk.Partner, "answer", answer)
+    monkeypatch.setattr(talk.Taught, "stream", stream)
     return noted
 
 
@@ -174,7 +174,7 @@ def test_chat_commands_are_never_asked(run: Path, asked: list) -> None:
     assert asked == [] and console.lines == ["after the end"]
     listing = next(line for line in console.said.splitlines() if line.startswith("base, "))
     assert set(listing.split(", ")) == set(talk.taught(run))
-    assert console.said.count("/adapter NAME") == 2  # in the greeting, and after /what
+    assert console.said.count("/adapter NAME") == 1  # after /what
 
 
 def test_a_chat_that_grows_too_long_loses_its_oldest_turns(tmp_path: Path) -> None:
@@ -182,10 +182,11 @@ def test_a_chat_that_grows_too_long_loses_its_oldest_turns(tmp_path: Path) -> No
     world = make_world(tmp_path)
     tiny.saved(world / "model", "gpt2", template=True)
     run = teach(world, arms={"plain": {}}, curriculum=["legs"], **CHEAP)
-    partner = talk.Partner(run)
+    known = talk.Taught(run)
     old, new = [Message("user", "sad bee"), Message("assistant", "red " * 150)], Message("user", "sad dog")
-    assert partner.answer("plain", [*old, new]) == partner.answer("plain", [new])
-    partner.answer("plain", [Message("user", "red " * 150)])
+    long, short = known.generate([[*old, new], [new]], "plain")
+    assert long == short
+    known.generate(["red " * 150], "plain")
 
 
 def written(*texts: tuple[str, bool]) -> Any:
@@ -229,8 +230,8 @@ def test_rehearse_lets_the_taught_model_write(
     if which == "full":
         run = teach(world, arms={"rehearsal": ARMS["rehearsal"]}, curriculum=["legs"], **CHEAP)
     asked = []
-    model = talk.Partner.model
-    monkeypatch.setattr(talk.Partner, "model", lambda self, name: (asked.append(name), model(self, name))[1])
+    model = talk.Taught.model
+    monkeypatch.setattr(talk.Taught, "model", lambda self, name: (asked.append(name), model(self, name))[1])
     console = Typed()
     talk.rehearse(run, "legs", 3, console)
     assert asked == ["rehearsal"]

@@ -12,7 +12,7 @@ from continual.report.svg import Picture
 from continual.report.views import Row, View
 
 DASHES = ("none", "7 3", "2 3", "9 3 2 3")
-WITHOUT_STEPS = {"multitask": "8 4", "specialists": "1.5 4"}
+WITHOUT_STEPS = {"multitask": "8 4", "specialists": "1.5 4", "merge": "4 2 1 2", "distill": "12 3 3 3"}
 """Arms that are not taught step by step are drawn as level lines, dashed."""
 
 

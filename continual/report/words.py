@@ -9,6 +9,11 @@ from continual.report.views import ArmMatrix, Row
 FOLLOWED = {"none": "", "warn": "a warning", "stop": "the arm stopped", "rollback": "it was taken back and skipped"}
 """What a guard did, by the action in its check."""
 
+FROM_SPECIALISTS = {
+    "merge": "is one adapter, merged from the specialists",
+    "distill": "is one adapter, taught by the specialists with what they wrote",
+}
+
 FORGETS = 0.05
 """From here on, forgetting is what the sentence begins with."""
 
@@ -26,8 +31,12 @@ def headline(row: Row) -> str:
     end = f"{percent(row.mean['acc'])} %"
     if row.teach == "multitask":
         return f"was taught everything at once and reaches {end}: the bound to measure the others by."
-    if row.teach != "sequential":
+    if row.teach == "specialists":
         return f"learned each task alone, one adapter per task: {end}."
+    if row.teach in FROM_SPECIALISTS:
+        gap = row.mean["gap_to_specialists"]
+        apart = "" if gap is None else f", {_points(gap)} below them" if gap > 0 else f", {_points(-gap)} above them"
+        return f"{FROM_SPECIALISTS[row.teach]}: {end}{apart}."
     share, forgot = share_of_multitask(row), row.mean["forgetting"]
     of_multitask = "" if share is None else f"{100 * share:.0f} % of what multitask reaches"
     if forgot is not None and forgot >= FORGETS:

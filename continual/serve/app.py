@@ -66,7 +66,7 @@ class App:
             Route("/api/votes", self.show_votes),
             Mount("/", StaticFiles(directory=PAGE, html=True)),
         ]
-        told = {ApiError: _told, HTTPException: _told_by_starlette}
+        told = {ApiError: _told, HTTPException: _told_by_starlette, Exception: _failed}
         starlette = Starlette(routes=routes, exception_handlers=told, lifespan=self._life)  # type: ignore[arg-type]
         self.gate = Gate(starlette, self.metrics, key, hosts)
 
@@ -145,6 +145,10 @@ def _examples(run_dir: Path, tasks: Sequence[str]) -> dict[str, str]:
 
 async def _told(http: Request, error: ApiError) -> Response:
     return error.response()
+
+
+async def _failed(http: Request, error: Exception) -> Response:
+    return ApiError(500, "the server failed; see its log").response()  # where the error itself is written
 
 
 async def _told_by_starlette(http: Request, error: HTTPException) -> Response:

@@ -8,14 +8,16 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from starlette.requests import Request
 
+from continual.inference import MAX_NEW_TOKENS
 from continual.sample import Message
 from continual.sampling import Sampling
 from continual.serve.errors import ApiError
 
 MAX_BODY = 8 * 2**20
 """Bytes of a body."""
-MAX_NEW_TOKENS = 256
-"""Of a chat answer, where a request does not say; of a completion OpenAI's 16."""
+COMPLETION_TOKENS = 16
+"""The most tokens of a completion where a request does not say, OpenAI's default; a chat's answer has as many as
+`continual ask` gives it."""
 
 HARMLESS: dict[str, Any] = {
     "audio": None,
@@ -190,7 +192,7 @@ class CompletionBody(Body):
 
     @property
     def limit(self) -> int:
-        return self.max_tokens or 16
+        return self.max_tokens or COMPLETION_TOKENS
 
     @property
     def top(self) -> int | None:

@@ -12,6 +12,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import torch
 
@@ -22,6 +23,7 @@ from continual.serve.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 News = list[tuple[int, Event]] | ApiError
 
 
@@ -144,7 +146,7 @@ class Engine:
             if event.done:
                 del self._rows[event.number]
         if news:
-            self._loop.call_soon_threadsafe(self._deliver, news)
+            self._post(self._deliver, news)
 
     def _fail(self, error: Exception) -> None:
         log.exception("decoding failed", exc_info=error)
@@ -154,7 +156,16 @@ class Engine:
         jobs = {job for job, _ in self._rows.values()}
         self.decoder.clear()
         self._rows.clear()
-        self._loop.call_soon_threadsafe(self._tell, jobs)
+        self._post(self._tell, jobs)
+
+    def _post(self, call: Callable[[T], None], news: T) -> None:
+        """Let the event loop call something."""
+        try:
+            self._loop.call_soon_threadsafe(call, news)
+        except RuntimeError:  # it is closed: the server was ended at once, and nobody waits any more
+            self._stopping = True
+            self._rows.clear()
+            self.decoder.clear()
 
     # What follows runs in the event loop.
 

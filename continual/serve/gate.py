@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hmac
-import traceback
+import re
 from collections.abc import Sequence
 
 from starlette.datastructures import Headers, MutableHeaders
@@ -43,12 +43,9 @@ class Gate:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        begun = False
 
         async def sending(message: Message) -> None:
-            nonlocal begun
             if message["type"] == "http.response.start":
-                begun = True
                 for name, value in HEADERS.items():
                     MutableHeaders(scope=message)[name] = value
                 if scope["path"] in COUNTED and scope["method"] == "POST":
@@ -62,17 +59,12 @@ class Gate:
             await self.app(scope, receive, sending)
         except ApiError as error:
             await error.response()(scope, receive, sending)
-        except Exception:
-            traceback.print_exc()
-            if begun:
-                raise
-            await ApiError(500, "the server failed; see its log").response()(scope, receive, sending)
         finally:
             self.active -= 1
 
     def _pass(self, scope: Scope) -> None:
         headers = Headers(scope=scope)
-        if self.hosts and headers.get("host", "").rpartition(":")[0].strip("[]") not in self.hosts:
+        if self.hosts and re.sub(r":\d+$", "", headers.get("host", "").lower()).strip("[]") not in self.hosts:
             raise ApiError(403, "this server is asked by another name than its own")
         if self.stopping:
             raise ApiError(503, "the server is stopping", "stopping")

@@ -13,7 +13,7 @@ from continual.errors import ContinualError
 from continual.lora import CONFIG, WEIGHTS
 from continual.serve.bodies import LoadBody, UnloadBody, read
 from continual.serve.errors import ApiError
-from continual.serve.roster import Roster
+from continual.serve.roster import Roster, proper
 
 
 class Loading:
@@ -33,7 +33,7 @@ class Loading:
         folder = self._inside(body.lora_path)
         async with self._one:
             try:
-                self.roster.check(body.lora_name, again=body.load_inplace)
+                self.roster.check(proper(body.lora_name), again=body.load_inplace)
                 await asyncio.to_thread(self.roster.bank.load, body.lora_name, folder)
             except ContinualError as error:
                 raise ApiError(400, str(error)) from error

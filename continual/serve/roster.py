@@ -9,16 +9,29 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from continual.adapters import AdapterBank
 from continual.errors import ContinualError
+from continual.inference import BASE
 from continual.problems import did_you_mean
+from continual.request import HeldAdapter, Mix
 from continual.route import Router
-from continual.serve.bank import AdapterBank
 from continual.serve.bodies import Body
 from continual.serve.errors import ApiError
 
-BASE, AUTO = "base", "auto"
+AUTO = "auto"
 NAME = re.compile(r"\w[\w./+-]{0,127}")
 """Of an adapter; without a colon, which stands between the base's name and an adapter's."""
+
+
+def proper(name: str) -> str:
+    """A name for an adapter that comes from outside the run.
+
+    Raises:
+        ContinualError: it cannot be one.
+    """
+    if not NAME.fullmatch(name):
+        raise ContinualError(f"'{name}' cannot be an adapter's name: letters, digits, '.', '_', '-', '+' and '/'")
+    return name
 
 
 @dataclass(frozen=True)
@@ -26,7 +39,7 @@ class Served:
     """One model that can be asked."""
 
     name: str
-    adapter: str | tuple[tuple[str, float], ...] | None
+    adapter: str | Mix | None
     """What the bank calls it; None is the bare base."""
     root: str
     parent: str | None
@@ -52,14 +65,20 @@ class Roster:
 
     Args:
         base: the base model's own name, by which it can be asked too.
-        bank: holds the adapters.
+        bank: holds the adapters; None: there are none, and will be none.
         called: what the model without an adapter is called: the base, or a whole model's name.
     """
 
-    def __init__(self, base: str, bank: AdapterBank, called: str = BASE) -> None:
-        self.called, self.bank = called, bank
+    def __init__(self, base: str, bank: AdapterBank | None, called: str = BASE) -> None:
+        self.called, self._bank = called, bank
         self._aliases = (called, base)
         self._models = {called: Served(called, None, base, None)}
+
+    @property
+    def bank(self) -> AdapterBank:
+        """Holds the adapters."""
+        assert self._bank is not None
+        return self._bank
 
     @property
     def base(self) -> Served:
@@ -94,10 +113,8 @@ class Roster:
             again: it may take the place of one that is its bank's of that name.
 
         Raises:
-            ContinualError: the name is taken or no name.
+            ContinualError: the name is taken.
         """
-        if not NAME.fullmatch(name):
-            raise ContinualError(f"'{name}' cannot be an adapter's name: letters, digits, '.', '_', '-', '+' and '/'")
         if again and name in self._models and self._models[name].adapter == name != self.called:
             return
         if name in (*self._models, *self._aliases, BASE, AUTO):
@@ -165,14 +182,14 @@ class Roster:
             )
         return model
 
-    def hold(self, served: Served) -> Any:
+    def hold(self, served: Served) -> HeldAdapter | None:
         """What answers, as it is now; may read a file, and may be called in any thread.
 
         Raises:
             ApiError: it was unloaded a moment ago.
         """
         try:
-            return self.bank.hold(served.adapter)
+            return None if served.adapter is None else self.bank.hold(served.adapter)
         except ContinualError as error:
             raise ApiError(404, str(error), "model_not_found", "model") from error
 

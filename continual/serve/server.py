@@ -12,21 +12,15 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from continual.chat import Chat
 from continual.decode import Decoder
 from continual.errors import ContinualError
-from continual.lora import CONFIG
-from continual.model import load_model, load_tokenizer, max_positions
-from continual.problems import did_you_mean
-from continual.route import FOLDER, SETTINGS, Router
+from continual.inference import BASE, Taught
+from continual.route import FILE, FOLDER, Router
 from continual.serve.app import App
-from continual.serve.bank import AdapterBank
 from continual.serve.engine import Engine
-from continual.serve.gate import Gate
 from continual.serve.generation import Generation, plain_text
 from continual.serve.metrics import Metrics
-from continual.serve.roster import BASE, Roster
-from continual.talk import run_recipe, taught
+from continual.serve.roster import Roster, proper
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -62,39 +56,37 @@ def build(run_dir: Path, settings: Settings) -> App:
     Raises:
         ContinualError: something cannot be loaded; or the models are whole ones and none is named.
     """
-    recipe, models = run_recipe(run_dir), taught(run_dir)
-    adapters = {name: path for name, path in models.items() if path is not None and (path / CONFIG).is_file()}
-    whole = {name: path for name, path in models.items() if path is not None and name not in adapters}
-    name, trusted, called = recipe.model_name_or_path, recipe.trust_remote_code, BASE
-    source = name
-    if settings.only is not None:
-        if settings.only not in whole:
-            hint = did_you_mean(settings.only, whole)
-            raise ContinualError(f"--model: '{settings.only}' is no whole model of this run{hint}")
-        source, called, adapters = str(whole[settings.only]), settings.only, {}
-    elif whole and not adapters:
-        known = ", ".join(whole)
-        raise ContinualError(
-            f"{run_dir}: its models are whole ones, which cannot be served together; name one: --model {{{known}}}"
-        )
-    chat = Chat(load_tokenizer(name, trusted), recipe.roles)
-    model = load_model(source, recipe.weights_dtype, trusted)
-    bank = AdapterBank(model, memory=settings.memory)
+    known, called = Taught(run_dir, memory=settings.memory), BASE
+    chat, start = known.chat, known.recipe.start
+    if known.whole:
+        called = whole(known, settings)
+        model, bank, source = known.model(called), None, str(known.models[called] or known.recipe.model_name_or_path)
+    elif settings.only is not None:
+        raise ContinualError(f"--model: the models of {run_dir} are adapters, and are all served")
+    else:
+        bank, source = known.bank, known.recipe.model_name_or_path
+        model = bank.model
     metrics = Metrics()
     decoder = Decoder(
-        model, chat.stop_ids, chat.end_id, max_rows=settings.max_rows, text=plain_text(chat), adapters=bank
+        model,
+        chat.stop_ids,
+        chat.end_id,
+        known.recipe.evaluate.batch_tokens,
+        max_rows=settings.max_rows,
+        text=plain_text(chat),
+        adapters=bank,
     )
     engine = Engine(decoder, settings.max_queue, metrics)
     roster = Roster(source, bank, called)
-    if recipe.start is not None and settings.only is None:
-        roster.put_under_base(Path(recipe.start))
-    for adapter, folder in adapters.items():
-        roster.add(adapter, folder)
-    for adapter, folder in map(module, settings.modules):
-        roster.add(adapter, folder)
-    if settings.only is None and (run_dir / FOLDER / SETTINGS).is_file():
-        roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
-    generation = Generation(engine, roster, chat, max_positions(name, trusted), metrics)
+    if bank is not None:
+        if start is not None:
+            roster.put_under_base(Path(start))
+        for name, folder in [*known.models.items(), *map(module, settings.modules)]:
+            if folder is not None:
+                roster.add(name, folder)
+        if (run_dir / FOLDER / FILE).is_file():
+            roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
+    generation = Generation(engine, roster, chat, min(known.room, decoder.batch_tokens), metrics)
     open_to_all = settings.key is None and settings.host in LOOPBACK
     return App(
         run_dir,
@@ -103,6 +95,24 @@ def build(run_dir: Path, settings: Settings) -> App:
         key=settings.key,
         hosts=LOOPBACK if open_to_all else (),
     )
+
+
+def whole(known: Taught, settings: Settings) -> str:
+    """The name of the one model that is served of a run whose models are whole ones.
+
+    Raises:
+        ContinualError: none is named, or an unknown one; or adapters were to be served with it.
+    """
+    if settings.only is None:
+        names = ", ".join(known.models)
+        raise ContinualError(
+            f"{known.run_dir}: its models are whole ones, of which only one can be served at a time: "
+            f"name it with --model ({names})"
+        )
+    if settings.modules or settings.allowed:
+        raise ContinualError(f"{known.run_dir}: no adapters can be served with a whole model")
+    known.check(settings.only)
+    return settings.only
 
 
 def module(text: str) -> tuple[str, Path]:
@@ -114,26 +124,34 @@ def module(text: str) -> tuple[str, Path]:
     if text.startswith("{"):
         try:
             told = json.loads(text)
-            return str(told["name"]), Path(told["path"])
+            return proper(str(told["name"])), Path(told["path"])
         except (ValueError, KeyError) as error:
             raise ContinualError(f"--lora-modules: no name and path in {text}") from error
     name, equals, path = text.partition("=")
     if not (name and equals and path):
         raise ContinualError(f"--lora-modules: NAME=PATH is expected, not '{text}'")
-    return name, Path(path)
+    return proper(name), Path(path)
 
 
 class Server(uvicorn.Server):
-    """Finishes what is in flight when a signal comes, and takes nothing new; a second signal ends it at once."""
+    """Finishes what is in flight when a signal comes, and takes nothing new; a second signal ends it at once.
 
-    def __init__(self, config: uvicorn.Config, gate: Gate, ready: Callable[[str], None]) -> None:
-        super().__init__(config)
-        self.gate, self.ready = gate, ready
+    Args:
+        say: told where it listens, and that it is stopping.
+    """
+
+    def __init__(self, app: App, settings: Settings, say: Callable[[str], None]) -> None:
+        super().__init__(
+            uvicorn.Config(
+                app.gate, settings.host, settings.port, log_level="warning", lifespan="on", server_header=False
+            )
+        )
+        self.app, self.gate, self.say = app, app.gate, say
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         if self.started:
-            self.ready(self.address)
+            self.say(f"{self.address} serves {', '.join(entry['id'] for entry in self.app.roster.entries())}")
 
     @property
     def address(self) -> str:
@@ -144,6 +162,9 @@ class Server(uvicorn.Server):
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.gate.stopping:
             self.should_exit = self.force_exit = True
+            super().handle_exit(sig, frame)
+        elif self.gate.active:
+            self.say(f"stopping when {self.gate.active} requests are answered; a second signal ends them")
         self.gate.stopping = True
 
     async def on_tick(self, counter: int) -> bool:
@@ -152,30 +173,16 @@ class Server(uvicorn.Server):
         return await super().on_tick(counter)
 
 
-def server(app: App, settings: Settings, ready: Callable[[str], None]) -> Server:
-    """The server of an app, not yet running.
-
-    Args:
-        ready: called with its address when it listens.
-    """
-    config = uvicorn.Config(
-        app.gate, settings.host, settings.port, log_level="warning", lifespan="on", server_header=False
-    )
-    return Server(config, app.gate, ready)
-
-
 def serve(run_dir: Path, settings: Settings, console: Console) -> None:
     """Serve a run until SIGTERM or Ctrl-C.
 
     Raises:
         ContinualError: something cannot be loaded.
     """
-    app = build(run_dir, settings)
-    names = ", ".join(entry["id"] for entry in app.roster.entries())
 
-    def ready(address: str) -> None:
-        console.print(f"{address} serves {names}", highlight=False, markup=False, soft_wrap=True)
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     if settings.key is None and settings.host not in LOOPBACK:
-        console.print("mind: without --api-key everyone who reaches this address can ask", highlight=False)
-    server(app, settings, ready).run()
+        say("mind: without --api-key everyone who reaches this address can ask")
+    Server(build(run_dir, settings), settings, say).run()

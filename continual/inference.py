@@ -1,0 +1,278 @@
+"""The models of a run at work: a base model once, and whoever was taught on it, chosen for each prompt."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from continual.adapters import AdapterBank
+from continual.chat import Chat
+from continual.decode import Decoder
+from continual.errors import ContinualError
+from continual.lora import Lora
+from continual.model import load_adapter, load_model, load_tokenizer, max_positions
+from continual.problems import did_you_mean
+from continual.recipe import Recipe
+from continual.request import Chosen, Mix, Request
+from continual.runs import Run
+from continual.sample import Message
+from continual.sampling import Sampling
+from continual.seeds import derive
+
+BASE = "base"
+MAX_NEW_TOKENS = 256
+
+Who: TypeAlias = str | Mix | None
+"""Who answers: an adapter by name, a mix of some, or the base model, which is also called ``base``."""
+Prompt: TypeAlias = str | Sequence[Message]
+"""What is asked, or a conversation that ends with the user."""
+
+
+def run_recipe(run_dir: Path) -> Recipe:
+    """The recipe of a run, as it was resolved."""
+    import yaml
+
+    return Recipe.model_validate(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))
+
+
+def taught(run_dir: Path) -> dict[str, Path | None]:
+    """What can be asked, by name: ``base``, every arm (its first run), every specialist by its task.
+
+    Further seeds and sweep points are ``<arm>/<run>`` and ``<task>/<run>``.
+    """
+    found: dict[str, Path | None] = {BASE: None}
+    for folder in Run(run_dir).runs():
+        arm, name = folder.parent.name, folder.name
+        states = sorted((p for p in folder.glob("after/*") if p.name.isdigit()), key=lambda p: int(p.name))
+        models = {arm: states[-1]} if states else {}
+        models |= {p.name: p for p in sorted(folder.glob("specialists/*")) if not p.name.startswith(".")}
+        for model, path in models.items():
+            found.setdefault(model, path)
+            found[f"{model}/{name}"] = path
+    return found
+
+
+def preferred(run_dir: Path) -> str:
+    """Who answers when nobody is named: the first arm that rehearses, else the first that has one model."""
+    recipe, names = run_recipe(run_dir), taught(run_dir)
+    arms = [arm for arm in recipe.arms if arm in names]
+    rehearsing = [arm for arm in arms if recipe.arms[arm].rehearsal is not None]
+    for arm in rehearsing + arms:
+        return arm
+    raise ContinualError(f"{run_dir}: no arm has a model to ask yet; name one of {', '.join(names)}")
+
+
+class Taught:
+    """Everyone who can be asked in a run; all methods may be called from any thread.
+
+    Adapters are loaded into an `AdapterBank` when they are first asked. Where a run taught whole models, or variants
+    of adapters that are no plain products (DoRA, `modules_to_save`), each of its models is loaded whole instead, and
+    answers its own prompts.
+
+    Args:
+        run_dir: the folder of a run.
+        memory: of `AdapterBank`, in bytes.
+
+    Raises:
+        ContinualError: the run's tokenizer cannot be loaded.
+    """
+
+    def __init__(self, run_dir: Path, *, memory: int | None = None) -> None:
+        self.run_dir, self.memory = run_dir, memory
+        self.recipe = run_recipe(run_dir)
+        self.models = taught(run_dir)
+        name, trusted = self.recipe.model_name_or_path, self.recipe.trust_remote_code
+        self.chat = Chat(load_tokenizer(name, trusted), self.recipe.roles)
+        self.room = max_positions(name, trusted)
+        adapter = self.recipe.adapter
+        self.whole = adapter is None or adapter.use_dora or adapter.modules_to_save is not None
+        """Whether models are loaded whole, not as adapters on one base."""
+        self._whole: dict[str, Any] = {}
+        self._bank: AdapterBank | None = None
+        self._lock = threading.RLock()
+
+    def names(self) -> list[str]:
+        """Who can be asked."""
+        loaded = self._bank.names() if self._bank is not None else []
+        return list(dict.fromkeys([*self.models, *loaded]))
+
+    def check(self, who: Who) -> None:
+        """See that whoever is named is there.
+
+        Raises:
+            ContinualError: somebody is not; with the names that there are. Never silently the base.
+        """
+        known = self.names()
+        for name in _named(who):
+            if name not in known:
+                raise ContinualError(
+                    f"unknown adapter '{name}'{did_you_mean(name, known)}; there is {', '.join(known)}"
+                )
+        if self.whole and isinstance(who, tuple):
+            raise ContinualError(f"{self.run_dir}: its models are whole ones, which cannot be mixed")
+
+    @property
+    def bank(self) -> AdapterBank:
+        """The run's base model, with the adapters that were asked so far.
+
+        Raises:
+            ContinualError: the base model cannot be loaded, or the run's models are whole ones.
+        """
+        with self._lock:
+            if self.whole:
+                raise ContinualError(f"{self.run_dir}: its models are whole ones, not adapters that could be swapped")
+            if self._bank is None:
+                self._bank = AdapterBank(self._base(), memory=self.memory)
+            return self._bank
+
+    def load(self, name: str, adapter: Path | str | Lora) -> None:
+        """Add an adapter from elsewhere, made for the same base; see `AdapterBank.load`."""
+        if name == BASE:
+            raise ContinualError(f"'{BASE}' is the base model's name; give the adapter another")
+        self.bank.load(name, adapter)
+
+    def unload(self, name: str) -> None:
+        """Take an adapter out of memory; one of the run is read again when it is asked for."""
+        self.bank.unload(name)
+
+    def choose(self, who: Who) -> Chosen:
+        """What to tell the bank: somebody's adapter, loaded if it was not yet.
+
+        Raises:
+            ContinualError: there is no such adapter, or it cannot be used.
+        """
+        self.check(who)
+        with self._lock:
+            for name in _named(who):
+                path = self.models.get(name)
+                if name == BASE and self.recipe.start is not None:
+                    path = Path(self.recipe.start)  # what the run began with
+                if path is not None and name not in self.bank.names():
+                    self.bank.load(name, path)
+        base = None if self.recipe.start is None else BASE
+        if isinstance(who, tuple):
+            # The plain base changes nothing, whatever its weight.
+            return tuple((name, weight) for name, weight in who if name != BASE or base is not None) or None
+        return base if who in (None, BASE) else who
+
+    def decoder(self) -> Decoder:
+        """A new decoder of the bank: requests take for their `adapter` what `choose` gives."""
+        bank = self.bank
+        return Decoder(bank.model, self.chat.stop_ids, self.chat.end_id, text=self.chat.text, adapters=bank)
+
+    def generate(
+        self,
+        prompts: Sequence[Prompt],
+        adapters: Sequence[Who] | str | None = None,
+        *,
+        max_new_tokens: int = MAX_NEW_TOKENS,
+        temperature: float = 0.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        repetition_penalty: float = 1.0,
+        seed: int = 0,
+    ) -> list[str]:
+        """Answer all prompts, together in one batch whoever answers them.
+
+        Args:
+            adapters: who answers each prompt, or one name for all; the run's preferred one if left out.
+            temperature: 0 takes the likeliest token, and the settings after it are those of `Sampling`.
+            seed: with a prompt's place in the list it decides what is drawn for it.
+
+        Returns:
+            The answers, in the order of the prompts.
+
+        Raises:
+            ContinualError: somebody is unknown, or cannot be loaded.
+        """
+        if adapters is None:
+            adapters = preferred(self.run_dir)
+        each: list[Who] = [adapters] * len(prompts) if isinstance(adapters, str) else list(adapters)
+        if len(each) != len(prompts):
+            raise ContinualError(f"there are {len(prompts)} prompts and {len(each)} adapters: give one for each")
+        sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
+        requests = [
+            self.request(prompt, max_new_tokens, sampling, derive(seed, "generate", n))
+            for n, prompt in enumerate(prompts)
+        ]
+        for who in each:
+            self.check(who)
+        said: dict[int, str] = {}
+        for decoder, members in self._decoders(each):
+            part = [requests[n] for n in members]
+            outputs = decoder.generate(
+                [request.prompt for request in part],
+                [request.max_new_tokens for request in part],
+                sampling,
+                [request.seed or 0 for request in part],
+                adapters=None if self.whole else [self.choose(each[n]) for n in members],
+            )
+            said |= {n: self.chat.answer_text(output.ids) for n, output in zip(members, outputs, strict=True)}
+        return [said[n] for n in range(len(prompts))]
+
+    def stream(self, prompt: Prompt, who: Who = None) -> Iterator[str]:
+        """The greedy answer to a prompt, piece by piece as it is written.
+
+        Raises:
+            ContinualError: as for `generate`.
+        """
+        self.check(who)
+        ((decoder, _),) = self._decoders([who])
+        request = self.request(prompt, MAX_NEW_TOKENS, Sampling(), 0, None if self.whole else self.choose(who))
+        ids: list[int] = []
+        said = ""
+        for event in decoder.stream([request]):
+            ids.append(event.id)
+            text = self.chat.answer_text(ids)
+            # A part of a character reads as U+FFFD until the rest is there.
+            if text.startswith(said) and (event.done or not text.endswith("\ufffd")):
+                yield text[len(said) :]
+                said = text
+
+    def request(
+        self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int, adapter: Chosen = None
+    ) -> Request:
+        """A prompt as the decoder takes it. One that leaves no room for an answer loses its beginning."""
+        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        new = min(max_new_tokens, self.room // 2)
+        return Request(self.chat.prompt_ids(messages, self.room - new), new, sampling, seed, adapter=adapter)
+
+    def model(self, name: str) -> Any:
+        """A model of its own as the run left it, apart from the bank.
+
+        Raises:
+            ContinualError: there is none of that name, or it cannot be loaded.
+        """
+        self.check(name)
+        recipe, path = self.recipe, self.models[name]
+        if path is not None and recipe.adapter is None:
+            return load_model(str(path), recipe.weights_dtype, recipe.trust_remote_code)
+        if path is None and recipe.start is not None:
+            path = Path(recipe.start)
+        return self._base() if path is None else load_adapter(self._base(), path)
+
+    def _base(self) -> Any:
+        recipe = self.recipe
+        return load_model(recipe.model_name_or_path, recipe.weights_dtype, recipe.trust_remote_code)
+
+    def _decoders(self, each: Sequence[Who]) -> Iterator[tuple[Decoder, list[int]]]:
+        """Who can be asked together, as places in a list: all adapters; or each whole model for itself."""
+        if not self.whole:
+            yield self.decoder(), list(range(len(each)))
+            return
+        for who in dict.fromkeys(each):
+            name = BASE if who is None else str(who)
+            with self._lock:
+                if name not in self._whole:
+                    self._whole[name] = self.model(name)
+            decoder = Decoder(self._whole[name], self.chat.stop_ids, self.chat.end_id, text=self.chat.text)
+            yield decoder, [n for n, one in enumerate(each) if one == who]
+
+
+def _named(who: Who) -> list[str]:
+    if isinstance(who, tuple):
+        return [name for name, _ in who]
+    return [BASE if who is None else who]
