@@ -32,7 +32,6 @@ from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson
 from continual.methods.rehearsal import RehearsalPlugin
 from continual.methods.restart import RestartPlugin
-from continual.overrides import run_name
 from continual.plugin import MethodPlugin, Stateful
 from continual.progress import Teller
 from continual.recipe import Recipe
@@ -193,11 +192,7 @@ def hyperparameters(training: Training) -> Hyperparameters:
 
 def specialists_folder(recipe: Recipe, arm: Arm, record: Record) -> Path:
     """The run of the arm whose specialists are asked, at the same seed and sweep point."""
-    known = [name for name, other in recipe.arms.items() if other.teach == "specialists"]
-    chosen = arm.of or (arm.rehearsal.specialists if arm.rehearsal is not None else None) or known[0]
-    # Specialists have no order, and what is swept of this arm is not swept of theirs.
-    shared = {key: value for key, value in record.set.items() if not key.startswith("arms.")}
-    return record.folder.parent.parent / chosen / run_name(record.seed, shared)
+    return record.folder.parent.parent / recipe.specialists_of(arm, record.seed, record.set)
 
 
 def watching(arm: Arm, material: Material, record: Record, methods: Sequence[MethodPlugin]) -> Guardian:

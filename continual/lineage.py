@@ -21,8 +21,10 @@ LOADED = (
     "adapter_config.json", "adapter_model.safetensors", "config.json", "generation_config.json",
     "model.safetensors", "model-*.safetensors", "model.safetensors.index.json", "chat_template.jinja",
     "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.*", "merges.txt", "spiece.model",
+    "merge.yaml", "merge.json",
 )  # fmt: skip
-"""What others load of a folder. Whatever else lies there is ours: the state of methods, what training took."""
+"""What others load of a folder, and how a merge was made. Whatever else lies there is ours: the state of methods, what
+training took."""
 
 WEIGHTS = ("adapter_model.safetensors", "model.safetensors", "model.safetensors.index.json")
 
@@ -128,7 +130,7 @@ def _manifest(
         "data": {task: known for task, known in run["data"].items() if task in tasks},
         "metrics": {task: known for task, known in run["metrics"].items() if task in told["tasks"]},
         "scores": _scores(told, row, name if told["teach"] == "specialists" else None),
-        "parents": before.get("parents") or _parents(run_dir, state, row, recipe, told),
+        "parents": before.get("parents") or _parents(run_dir, state, row, at_point, told),
         "versions": run["versions"],
         "files": before.get("files") or hashes(state),
     }
@@ -155,6 +157,9 @@ def _parents(
     given = read_json(state / TRAINED).get("parents")
     if given is None and told["teach"] == "sequential" and row > 1:
         given = [str((state.parent / str(row - 1)).relative_to(run_dir))]
+    if given is None and told["teach"] in ("merge", "distill"):
+        theirs = recipe.specialists_of(recipe.arms[told["arm"]], told["seed"], told["set"])
+        given = [f"arms/{theirs}/specialists/{task}" for task in told["order"]]
     if given is None:
         given = [recipe.start] if recipe.start is not None else []
     return [{"name": name, "sha256": identity(run_dir / name)} for name in given]

@@ -236,6 +236,14 @@ class Recipe(Settings):
         own = entry.model_dump(include={"max_samples", "num_train_epochs"}, exclude_none=True) if entry else {}
         return training.changed(own)
 
+    def specialists_of(self, arm: Arm, seed: int, settings: Mapping[str, Any]) -> str:
+        """``<arm>/<run>`` of the specialists that an arm asks: those of the same seed and sweep point."""
+        known = [name for name, other in self.arms.items() if other.teach == "specialists"]
+        chosen = arm.of or (arm.rehearsal.specialists if arm.rehearsal is not None else None) or known[0]
+        # Specialists have no order, and what is swept of this arm is not swept of theirs.
+        shared = {key: value for key, value in settings.items() if not key.startswith("arms.")}
+        return f"{chosen}/{overriding.run_name(seed, shared)}"
+
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, as plain data; a recipe made from it has the same settings."""
         return self.model_dump(mode="json")

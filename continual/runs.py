@@ -126,8 +126,9 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        # The folder of a model has a manifest, too, and no recipe.
-        return self.manifest_path.exists() and (self.path / "recipe.yaml").exists()
+        # The folder of a model has a manifest, too.
+        model = any((self.path / name).exists() for name in ("adapter_config.json", "config.json"))
+        return self.manifest_path.exists() and not model
 
     @property
     def begun(self) -> bool:

@@ -205,3 +205,12 @@ def test_a_run_says_what_other_programs_will_not_load(world: Path) -> None:
     execute.run(made, data_root=None, task_folders=[world / "tasks"], fresh=False, console=console)
     said = console.file.getvalue()  # type: ignore[attr-defined]
     assert "mind: adapter.use_rslora: llama.cpp would scale it wrongly" in said and "mind: adapter.r: vLLM" in said
+
+
+def test_a_merged_model_names_its_specialists_as_parents(world: Path) -> None:
+    arms = {"apart": {"teach": "specialists"}, "one": {"teach": "merge", "method": "linear", "scale": 1.0}}
+    run = teach(world, arms=arms, adapter={"r": 2}, **CHEAP)
+    told = read_json(run / "arms/one/seed0/after/1" / lineage.FILE)
+    parents = [f"arms/apart/seed0/specialists/{task}" for task in ("sound", "legs")]
+    assert told["parents"] == [{"name": name, "sha256": lineage.identity(run / name)} for name in parents]
+    assert all(one["sha256"] for one in told["parents"]) and "merge.json" in told["files"]
