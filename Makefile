@@ -20,7 +20,7 @@ lint: .venv/installed
 # Speed against peers and limits, an hour or more; other models and rows: python -m benchmarks.decode --help.
 bench: .venv/installed
 	$(BIN)/pip install -q -c constraints.txt torch==2.13.0 -e '.[bench]'
-	for name in startup decode train scale; do \
+	for name in startup decode train scale merge; do \
 		$(BIN)/python -m benchmarks.$$name --output runs/bench/$$name.json || exit 1; \
 	done
 

@@ -177,7 +177,7 @@ def _merged(
         if known.random:
             extra["draw"] = torch.Generator().manual_seed(derive(seed, "merge", method, name))
         if statistics is not None:
-            extra["statistics"] = torch.stack([s[name] for s in statistics]).to(where.changes.dtype)
+            extra["statistics"] = torch.stack([own[name] for own in statistics])
         matrix = function(where.changes, torch.tensor(shares, dtype=where.changes.dtype), **extra)
         yield name, _scaled(matrix, scale), where
 

@@ -13,6 +13,7 @@ import yaml
 
 from continual import lora, statistics, weights
 from continual.errors import ContinualError
+from continual.guard import guard
 from continual.listing import find_run
 from continual.lora import Lora
 from continual.merge import Merged, changes, check_arguments, check_weights, merge
@@ -127,6 +128,8 @@ def write(
 
         def fill(folder: Path) -> None:
             lora.save(merged.lora, folder)
+            for name, content in _tokenizer(folders).items():
+                (folder / name).write_bytes(content)
             (folder / CARD).write_text(card, encoding="utf-8")
 
         write_folder(out, fill)
@@ -146,6 +149,7 @@ def write(
 def _write_model(base: str | None, change: weights.Named, out: Path, card: str) -> None:
     if base is None:
         raise ContinualError("no adapter says what its base model is, so there is nothing to write whole")
+    guard()
     from transformers import AutoConfig
 
     model, tokenizer = load_model(base, "float32"), load_tokenizer(base)
@@ -195,6 +199,16 @@ def _card(
         "versions": {package: version(package) for package in ("continual", "torch", "peft")},
     }
     return yaml.safe_dump(told, sort_keys=False, allow_unicode=True)
+
+
+def _tokenizer(folders: Sequence[Path]) -> dict[str, bytes]:
+    """The files of the tokenizer and its chat template that lie beside the adapters, where all have the same."""
+    found = {}
+    for file in (*folders[0].glob("tokenizer*"), *folders[0].glob("chat_template*")):
+        contents = {other.read_bytes() if (other := folder / file.name).is_file() else b"" for folder in folders}
+        if len(contents) == 1:
+            found[file.name] = contents.pop()
+    return found
 
 
 def _inside(folder: Path) -> list[Path]:

@@ -113,3 +113,16 @@ def test_trl_sees_the_same_loss() -> None:
     theirs = loops.trl(copy.deepcopy(model), setting, tiny.tokenizer(), bf16=False, packing=False, batch=2)
     mine = loops.ours(copy.deepcopy(model), setting)
     assert theirs.losses == pytest.approx(mine.losses, rel=1e-3)
+
+
+def test_merging_is_compared_with_peft(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks import merge
+    from continual.merges import MERGES
+
+    file = tmp_path / "merge.json"
+    monkeypatch.setattr(merge, "find_spec", lambda name: None)  # mergekit may not be there
+    merge.main(["--quick", "--repeats", "1", "--output", str(file)])
+    assert [row["peer_name"] for row in rows_of(file)] == ["PEFT svd", "PEFT svd, reduced"]
+    told = json.loads(file.read_text(encoding="utf-8"))["measured"]
+    assert told["seconds"].keys() == MERGES.keys()
+    assert len(told["distance"]) == 3 and max(told["distance"].values()) < 1e-4

@@ -10,6 +10,7 @@ from conftest import recipe
 from pydantic import ValidationError
 
 from continual.catalogue import METHODS, REFUSED
+from continual.merges import MERGES
 
 PAGE = (Path(__file__).parent.parent / "docs/methods.md").read_text(encoding="utf-8")
 
@@ -124,3 +125,20 @@ def test_each_method_stands_in_the_page_with_its_arguments(name: str) -> None:
 
 def test_each_refused_strategy_stands_in_the_page() -> None:
     assert not [name for name in REFUSED if f"`{name}`" not in PAGE]
+
+
+MERGING = (Path(__file__).parent.parent / "docs/merging.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", MERGES)
+def test_the_page_on_merging_names_every_method_with_its_weights_and_arguments(name: str) -> None:
+    (line,) = [line for line in MERGING.splitlines() if line.startswith(f"| `{name}` |")]
+    cells = [cell.strip() for cell in line.strip("|").split("|")]
+    assert cells[2] == MERGES[name].weights
+    assert set(re.findall(r"`(\w+)`", cells[3])) == set(MERGES[name].arguments.model_fields)
+
+
+@pytest.mark.parametrize("known", MERGES.values(), ids=MERGES)
+def test_the_page_on_merging_says_the_default_of_every_argument(known: Any) -> None:
+    for argument, field in known.arguments.model_fields.items():
+        assert f"| `{argument}` | {field.default} |" in MERGING

@@ -61,7 +61,7 @@ def test_an_adapter_of_weight_zero_neither_votes_nor_counts():
 
 
 def test_a_negative_weight_turns_a_change():
-    same(ties(PAIR[:1], torch.tensor([-1.0]), 1.0), (-PAIR[0]).tolist())
+    same(ties(PAIR[:1], torch.tensor([-2.0]), 1.0), (-PAIR[0]).tolist())
 
 
 def test_breadcrumbs_drops_the_smallest_and_the_very_largest():

@@ -56,6 +56,15 @@ def test_adapters_become_one_with_a_card(three: list[str], tmp_path: Path, capsy
     assert f"keeps {expected.kept:.1%}" in capsys.readouterr().out
 
 
+def test_a_tokenizer_that_all_adapters_have_goes_along(three: list[str], tmp_path: Path):
+    for i, one in enumerate(three):
+        (Path(one) / "tokenizer.json").write_text("the same")
+        (Path(one) / "chat_template.jinja").write_text(f"of its own: {i}")
+    run(*three, "--method", "linear", "--out", str(tmp_path / "out"))
+    assert (tmp_path / "out" / "tokenizer.json").read_text() == "the same"
+    assert not (tmp_path / "out" / "chat_template.jinja").exists()
+
+
 def test_a_folder_of_adapters_is_all_of_them(three: list[str], tmp_path: Path):
     assert [str(folder) for folder in merging.adapters(str(tmp_path))] == three
 

@@ -14,10 +14,14 @@ import torch
 
 def regmean(changes: torch.Tensor, weights: torch.Tensor, alpha: float, statistics: torch.Tensor) -> torch.Tensor:
     """The merge of changes (n, out, in) with Gram matrices (n, in, in)."""
-    diagonal = torch.diag_embed(statistics.diagonal(dim1=1, dim2=2))
-    grams = weights[:, None, None] * (alpha * statistics + (1 - alpha) * diagonal)
-    total = grams.sum(0)
+    # One matrix at a time: all of them in double precision would be the largest thing in memory.
+    total, weighted = torch.zeros_like(statistics[0], dtype=changes.dtype), torch.zeros_like(changes[0])
+    for weight, change, statistic in zip(weights, changes, statistics, strict=True):
+        gram = weight * statistic.to(changes.dtype)
+        diagonal = gram.diagonal().clone()
+        gram.mul_(alpha).diagonal().copy_(diagonal)
+        total += gram
+        weighted += change @ gram
     # An input that was 0 in all samples: nothing is known about it, and its column of the left side is 0 too.
-    unseen = total.diagonal() == 0
-    total = total + torch.diag(unseen.to(total.dtype))
-    return torch.linalg.solve(total, (changes @ grams).sum(0), left=False)
+    total.diagonal().add_((total.diagonal() == 0).to(total.dtype))
+    return torch.linalg.solve(total, weighted, left=False)
