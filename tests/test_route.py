@@ -54,6 +54,13 @@ def test_what_no_specialist_knows_goes_to_the_rule(prompt: str) -> None:
     assert Router.fit(PROMPTS).pick(prompt).adapter is None
 
 
+def test_unknown_words_make_every_score_smaller() -> None:
+    router = Router.fit(PROMPTS)
+    known = router.pick("how many legs has a dog ?").scores["legs"]
+    told = router.pick("how many legs has a dog ? zyx qwv uts").scores["legs"]
+    assert 0 < told < 0.9 * known
+
+
 def test_a_prompt_between_two_tasks_is_not_sure() -> None:
     router = Router.fit(PROMPTS)
     choice = router.pick("translate how many legs the word dog has into german a ?")
