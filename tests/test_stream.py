@@ -146,7 +146,7 @@ def test_a_stream_is_taught_to_its_end(world: Path) -> None:
     assert one["figures"]["bwt"] is None and one["figures"]["acc"] == pytest.approx(sum(one["R"][3]) / 2)
     # ratio x rows seen so far, under one name
     wanted = [(e["before"], e["task"], e["wanted"]) for e in one["rehearsed"]]
-    assert wanted == [("chunk 2", "past", 5), ("chunk 3", "past", 9)]  # ceil(0.3 * 14), ceil(0.3 * 29)
+    assert wanted == [("chunk 2", "past", 10), ("chunk 3", "past", 18)]  # ceil(0.3 * 14), ceil(0.3 * 29) for two epochs
     assert one["cost"]["real_rows_kept"] == 0 and one["cost"]["generated_tokens"] > 0
     files = sorted(p.name for p in (run / "arms/rehearsal/seed0/rehearsed").iterdir())
     assert files == ["2-past.jsonl", "3-past.jsonl"]
@@ -316,16 +316,17 @@ def test_cost_of_a_stream_by_hand() -> None:
     # SIZES: a 100 rows of 20 tokens, b 40 of 30, c 60 of 10; four chunks of 50: a | a | b, c | c
     streamed = planned(arms={"x": {"rehearsal": {"ratio": 0.2}}}, stream={"chunks": 4})
     cost = estimate.cost(streamed, "x", SIZES, BASE)
-    # before chunks 2, 3, 4: 10, 20 and 30 samples; the last 30 are of 100 a, 40 b, 10 c
-    assert cost.written == 60
-    assert cost.written_tokens == 30 * 20 + 20 * 20 + 8 * 30 + 2 * 10
-    assert cost.train_tokens == 2 * (100 * 20 + 40 * 30 + 60 * 10 + cost.written_tokens)
+    # before chunks 2, 3, 4: 10, 20 and 30 samples for each of two epochs; the last 30 are of 100 a, 40 b, 10 c
+    rehearsed = 30 * 20 + 20 * 20 + 8 * 30 + 2 * 10
+    assert cost.written == 2 * 60
+    assert cost.written_tokens == 2 * rehearsed
+    assert cost.train_tokens == 2 * (100 * 20 + 40 * 30 + 60 * 10 + rehearsed)
     assert cost.answers == 4 * 80
     fixed = planned(arms={"x": {"rehearsal": {"samples": 7}}}, stream={"chunks": 4})
-    assert estimate.cost(fixed, "x", SIZES, BASE).written == 21
+    assert estimate.cost(fixed, "x", SIZES, BASE).written == 2 * 21
     real = planned(arms={"x": {"rehearsal": {"samples": 7, "writer": "real"}}}, stream={"chunks": 4})
     learned = estimate.cost(real, "x", SIZES, BASE)
-    assert learned.written == 0 and learned.train_tokens > cost.train_tokens - 2 * cost.written_tokens
+    assert learned.written == 0 and learned.train_tokens > cost.train_tokens - 2 * rehearsed
 
 
 def test_the_page_frames_the_row_in_which_a_task_ended(tmp_path: Path) -> None:
