@@ -124,8 +124,10 @@ def test_the_adapter_s_own_files_go_to_the_hub_and_nothing_else(hub: Any, folder
     done = command(hub, str(folder), REPO, "--private")
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].endswith(f"/{REPO}/commit/1")
-    wanted = {"README.md", "manifest.json", *(path.name for path in lineage.files_of(folder))}
-    assert set(hub.got["files"]) == wanted and "adapter_model.safetensors" in wanted
+    wanted = (
+        "README.md manifest.json adapter_config.json adapter_model.safetensors tokenizer.json tokenizer_config.json"
+    )
+    assert set(hub.got["files"]) == {*wanted.split(), "chat_template.jinja"}
     assert all(content == (folder / name).read_bytes() for name, content in hub.got["files"].items())
     assert hub.got["tokens"] == {"Bearer hf_test"}
     assert hub.got["created"][0]["name"] == "legs" and hub.got["created"][0]["organization"] == "somebody"
