@@ -146,7 +146,7 @@ def test_a_stream_is_taught_to_its_end(world: Path) -> None:
     assert one["figures"]["bwt"] is None and one["figures"]["acc"] == pytest.approx(sum(one["R"][3]) / 2)
     # ratio x rows seen so far, under one name
     wanted = [(e["before"], e["task"], e["wanted"]) for e in one["rehearsed"]]
-    assert wanted == [("chunk 2", "past", 10), ("chunk 3", "past", 18)]  # ceil(0.3 * 14), ceil(0.3 * 29) for two epochs
+    assert wanted == [("chunk 2", "past", 10), ("chunk 3", "past", 18)]  # ceil(0.3 * 14), ceil(0.3 * 29), twice
     assert one["cost"]["real_rows_kept"] == 0 and one["cost"]["generated_tokens"] > 0
     files = sorted(p.name for p in (run / "arms/rehearsal/seed0/rehearsed").iterdir())
     assert files == ["2-past.jsonl", "3-past.jsonl"]
