@@ -1,15 +1,12 @@
 """The bank of adapters: each row has the adapter that it asked for, whatever the others have."""
 
-import gc
-import shutil
-import threading
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from loras import LORAS, MIX, ROWS, added, alone, bank, decoded, expected
 from test_lora import adapter as make_adapter
 
 from continual import deltas, lora
@@ -19,54 +16,8 @@ from continual.errors import ContinualError
 from continual.request import Chosen, Request
 
 IDS = torch.tensor([[9, 20, 31, 42], [7, 7, 8, 200], [5, 6, 7, 8], [100, 90, 80, 70]])
-PROMPTS = [[9, 10, 11], [12], [13, 14, 15, 16, 17], [20, 21], [22] * 9, [30, 31], [32, 9], [11, 40]]
 
 
-def random_lora(seed: int, rank: int = 4, modules: str = "", architecture: str = "llama") -> lora.Lora:
-    """An adapter of random matrices, for the linear modules of the layers whose names contain some letters."""
-    draw = torch.Generator().manual_seed(seed)
-    factors = {}
-    for name, module in tiny.model(architecture).named_modules():
-        if isinstance(module, torch.nn.Linear) and "layers" in name and modules in name:
-            out, into = module.weight.shape
-            a, b = torch.randn(rank, into, generator=draw), torch.randn(out, rank, generator=draw)
-            factors[name] = lora.Factors(a * 0.3, b * 0.3)
-    return lora.Lora("a-base", factors, "all-linear")
-
-
-LORAS = {
-    "a": random_lora(1),
-    "b": random_lora(2),
-    "small": random_lora(3, rank=2),
-    "large": random_lora(4, rank=7),
-    "queries": random_lora(5, modules="q_proj"),
-    "mlp": random_lora(6, rank=3, modules="1.mlp.up"),
-}
-
-
-def bank(double: bool = True, **settings: Any) -> AdapterBank:
-    model = tiny.model()
-    made = AdapterBank(model.double() if double else model, **settings)
-    for name, one in LORAS.items():
-        made.load(name, one)
-    return made
-
-
-def added(*changes: tuple[str, float]) -> Any:
-    """The base model with changes in its weights."""
-    model = tiny.model().double()
-    for name, weight in changes:
-        for module, (a, b) in LORAS[name].factors.items():
-            model.get_submodule(module).weight.data += weight * (b.double() @ a.double())
-    return model
-
-
-def expected(chosen: Chosen, ids: torch.Tensor) -> torch.Tensor:
-    changes = () if chosen is None else ((chosen, 1.0),) if isinstance(chosen, str) else chosen
-    return added(*changes)(ids).logits
-
-
-MIX = (("a", 0.5), ("large", -1.5))
 BATCHES: list[list[Chosen]] = [
     ["a"] * 4,
     [None] * 4,
@@ -182,25 +133,6 @@ def test_half_precision_is_near() -> None:
 # Decoding
 
 
-def decoded(one: AdapterBank, rows: Sequence[Chosen], new: int = 12, **settings: Any) -> list[tuple[int, ...]]:
-    prompts = [PROMPTS[n % len(PROMPTS)] for n in range(len(rows))]
-    outputs = Decoder(one.model, [1], 0, adapters=one, **settings).generate(prompts, new, adapters=rows)
-    return [output.ids for output in outputs]
-
-
-def alone(rows: Sequence[Chosen], new: int = 12) -> list[tuple[int, ...]]:
-    """Each row by a model whose weights are changed, without any bank."""
-    said = []
-    for n, row in enumerate(rows):
-        changes = () if row is None else ((row, 1.0),) if isinstance(row, str) else row
-        (output,) = Decoder(added(*changes), [1], 0).generate([PROMPTS[n % len(PROMPTS)]], new)
-        said.append(output.ids)
-    return said
-
-
-ROWS: list[Chosen] = ["a", None, "b", MIX, "small", "a", None, "large"]
-
-
 @pytest.mark.parametrize("most", [8, 3])
 def test_a_mixed_batch_says_what_each_says_alone(most: int) -> None:
     wanted = alone(ROWS)
@@ -248,115 +180,6 @@ def test_what_was_chosen_while_nothing_was_differentiated_may_be_used_where_some
 def test_a_decoder_without_adapters_refuses_one() -> None:
     with pytest.raises(ValueError, match="an adapter needs a decoder that has adapters"):
         Decoder(tiny.model(), [1], 0).add(Request([5], 3, adapter="a"))
-
-
-# Coming and going
-
-
-def test_what_is_replaced_answers_what_was_asked_of_it_and_nothing_new() -> None:
-    one = bank()
-    decoder = Decoder(one.model, [1], 0, adapters=one)
-    old = decoder.add(Request(PROMPTS[0], 12, adapter="a"))
-    said: dict[int, list[int]] = {old: [event.id for event in decoder.step()]}
-    one.load("a", LORAS["b"])
-    new = decoder.add(Request(PROMPTS[0], 12, adapter="a"))
-    one.unload("a")
-    said[new] = []
-    while decoder.busy:
-        for event in decoder.step():
-            said[event.number].append(event.id)
-    (as_a,), (as_b,) = alone(["a"]), alone(["b"])
-    assert (tuple(said[old]), tuple(said[new])) == (as_a, as_b) and as_a != as_b
-    with pytest.raises(ContinualError, match="unknown adapter 'a'"):
-        decoder.add(Request(PROMPTS[0], 12, adapter="a"))
-
-
-def test_a_mix_of_what_was_replaced_is_made_anew() -> None:
-    one, mix = bank(), (("a", 1.0),)
-    (before,) = decoded(one, [mix])
-    one.load("a", LORAS["b"])
-    (after,) = decoded(one, [mix])
-    assert ([before], [after]) == (alone(["a"]), alone(["b"]))
-
-
-def test_nobody_is_left_of_what_is_unloaded_when_its_rows_are_done() -> None:
-    one = bank()
-    decoder = Decoder(one.model, [1], 0, adapters=one)
-    decoder.add(Request(PROMPTS[0], 12, adapter="a"))
-    source = one._names["a"]
-    one.unload("a")
-    decoder.step()
-    assert source in one._alive
-    while decoder.busy:
-        decoder.step()
-    decoder.clear()
-    gc.collect()
-    assert source not in one._alive
-
-
-def test_adapters_come_and_go_while_threads_decode() -> None:
-    one = bank()
-    rows: list[list[Chosen]] = [ROWS, ["a"] * 3, ["b", MIX, "small"], [None] * 2, list(reversed(ROWS))]
-    wanted = [alone(row) for row in rows]
-    wrong: list[Any] = []
-    stop = threading.Event()
-
-    def churn() -> None:
-        n = 0
-        while not stop.is_set():
-            n += 1
-            one.load(f"other{n % 3}", random_lora(n, rank=1 + n % 5))
-            one.load("a", LORAS["a"])
-            if n % 2:
-                one.unload(f"other{n % 3}")
-
-    def work(offset: int) -> None:
-        for n in range(len(rows)):
-            k = (n + offset) % len(rows)
-            if (said := decoded(one, rows[k])) != wanted[k]:
-                wrong.append((k, said))
-
-    workers = [threading.Thread(target=work, args=(n,)) for n in range(3)]
-    churning = threading.Thread(target=churn)
-    for thread in (churning, *workers):
-        thread.start()
-    for thread in workers:
-        thread.join()
-    stop.set()
-    churning.join()
-    assert not wrong
-
-
-def test_the_least_recently_used_go_and_come_back(tmp_path: Path) -> None:
-    two = AdapterBank(tiny.model().double())
-    two.load("a", LORAS["a"])
-    size = two.bytes
-    one = AdapterBank(tiny.model().double(), memory=2 * size)
-    lora.save(LORAS["a"], tmp_path / "a")
-    one.load("a", tmp_path / "a")
-    one.load("b", LORAS["b"])
-    assert one.bytes == 2 * size
-    one.load("queries", LORAS["queries"])
-    assert one.bytes < 2 * size and one.names() == ["a", "b", "queries"]
-    for _ in range(2):
-        assert decoded(one, ["a", "b", "queries"]) == alone(["a", "b", "queries"])
-        assert one.bytes <= 2 * size
-    shutil.rmtree(tmp_path / "a")
-    decoded(one, ["b", "queries"])
-    with pytest.raises(ContinualError, match="no adapter, there is no adapter_config|changed since it was loaded"):
-        one.use(["a"])
-
-
-def test_what_changed_on_disk_is_not_taken_for_what_was_loaded(tmp_path: Path) -> None:
-    one = AdapterBank(tiny.model().double(), memory=1)
-    lora.save(LORAS["a"], tmp_path)
-    one.load("a", tmp_path)
-    one.load("b", LORAS["b"])
-    lora.save(LORAS["small"], tmp_path)
-    with pytest.raises(ContinualError, match="changed since it was loaded as 'a': load it again"):
-        one.use(["a"])
-    one.load("a", tmp_path)
-    assert decoded(one, ["a"]) == alone(["small"])
 
 
 # What is refused

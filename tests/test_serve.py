@@ -1,6 +1,5 @@
 """The HTTP API, asked by OpenAI's own client."""
 
-import json
 import shutil
 import threading
 import time
@@ -14,7 +13,8 @@ import pytest
 import served
 
 from continual.decode import Decoder
-from continual.inference import BASE, Taught
+from continual.inference import Taught
+from continual.route import BASE
 from continual.sample import Message
 
 NAMES = [BASE, "translate", "edit", "answer", "rehearsal"]
@@ -349,17 +349,13 @@ def test_a_client_that_leaves_takes_its_rows_with_it(api: served.Running) -> Non
         return steps()
 
     decoder.step = step
+    # What is drawn may end after a few tokens; the likeliest ones go on.
+    url, body = f"{api.address}/v1/completions", {"model": BASE, "prompt": "a", "max_tokens": 120, "temperature": 0}
     try:
-        with httpx.stream(
-            "POST",
-            f"{api.address}/v1/completions",
-            json={"model": BASE, "prompt": "a", "max_tokens": 120, "stream": True},
-        ) as reply:
+        with httpx.stream("POST", url, json={**body, "stream": True}) as reply:
             next(reply.iter_lines())
         with pytest.raises(httpx.ReadTimeout):
-            httpx.post(
-                f"{api.address}/v1/completions", json={"model": BASE, "prompt": "a", "max_tokens": 120}, timeout=0.5
-            )
+            httpx.post(url, json=body, timeout=0.5)
         assert slow.is_set()
         deadline = time.monotonic() + 4  # 120 steps take 6 seconds
         while (decoder.busy or api.app.engine.in_flight) and time.monotonic() < deadline:
@@ -399,36 +395,3 @@ def test_metrics_count_requests_and_tokens(api: served.Running) -> None:
     assert metric(api, 'continual_generated_tokens_total{model="answer"}') == tokens + 24
     assert metric(api, 'continual_time_to_first_token_seconds_count{model="answer"}') >= 2
     assert metric(api, "continual_batch_rows_count") > 24 and metric(api, "continual_queue_length") == 0
-
-
-def test_the_page_gets_the_run_and_the_votes(api: served.Running, run: Path) -> None:
-    told = httpx.get(f"{api.address}/api/run").json()
-    assert told["tasks"] == list(served.TASKS) and told["base"] == BASE
-    assert told["arms"]["rehearsal"]["runs"][0]["R"][-1] == [0.4, 0.4, 0.5]
-    for winner in ("a", "a", "b", "tie"):
-        reply = post(api, "/api/votes", {"a": "edit", "b": "base", "winner": winner, "prompt": "x\u2028y"})
-        assert reply.status_code == 201
-    assert post(api, "/api/votes", {"a": "edit", "b": "edit", "winner": "a"}).status_code == 400
-    assert post(api, "/api/votes", {"a": "edit", "b": "nobody", "winner": "a"}).status_code == 404
-    results = httpx.get(f"{api.address}/api/votes").json()
-    assert results["votes"] == 4
-    (pair,) = results["pairs"]
-    assert (pair["a"], pair["b"], pair["rate"]) == ("base", "edit", 1.5 / 4)
-    assert pair["interval"][0] < 1.5 / 4 < pair["interval"][1]
-    assert len([json.loads(line) for line in (run / "votes.jsonl").read_text().split("\n") if line]) == 4
-
-
-def test_the_page_is_served_and_nothing_of_elsewhere_may_run_in_it(api: served.Running) -> None:
-    page = httpx.get(f"{api.address}/")
-    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
-    policy = page.headers["content-security-policy"]
-    assert "default-src 'none'" in policy and "unsafe" not in policy and "http" not in policy
-    assert httpx.get(f"{api.address}/..%2fapp.py").status_code == 404
-    assert httpx.get(f"{api.address}/health").json() == {"status": "ok"}
-
-
-def test_without_a_key_only_this_machines_own_names_are_answered(api: served.Running) -> None:
-    for host in ("evil.example:80", "evil.example", "127.0.0.1.evil.example", "localhost@evil.example", "[", ""):
-        assert httpx.get(f"{api.address}/v1/models", headers={"Host": host}).status_code in (400, 403), host
-    for host in ("localhost:1", "localhost", "127.0.0.1", "[::1]:8000", "LOCALHOST:8000"):
-        assert httpx.get(f"{api.address}/v1/models", headers={"Host": host}).status_code == 200, host
