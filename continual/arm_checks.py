@@ -2,10 +2,8 @@
 
 from collections.abc import Mapping
 
-from pydantic import ValidationError
-
 from continual.merges import MERGES
-from continual.problems import Problem, did_you_mean, problems_error, problems_of
+from continual.problems import Problem, did_you_mean, problems_error, wrong_arguments
 from continual.rehearsal_settings import Rehearsal
 from continual.settings import Adapter, Arm, Training
 
@@ -121,12 +119,7 @@ def _merging_problems(arm: Arm, adapter: Adapter | None) -> list[Problem]:
         found.append(Problem(("method",), told))
     if known.at_most is not None:
         found.append(Problem(("method",), f"{arm.method} merges {known.at_most} adapters only; use `continual merge`"))
-    try:
-        known.arguments.model_validate(arm.method_args)
-    except ValidationError as error:
-        wrong = problems_of(error, known.arguments, arm.method_args)
-        found += [Problem(("method_args", *problem.keys), problem.message) for problem in wrong]
-    return found
+    return found + wrong_arguments(known.arguments, arm.method_args, "method_args")
 
 
 def _tuning_problems(arm: Arm, chosen: Arm) -> list[Problem]:

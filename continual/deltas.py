@@ -157,6 +157,7 @@ class Same:
 
     table: dict[int, Entry]
     rank: int
+    """Columns of a product with A that belong to one module."""
     x: torch.Tensor | None = None
     parts: Sequence[torch.Tensor] = ()
 
@@ -166,29 +167,28 @@ class Same:
         told = layout.matrices(vector[None])
         return {block.site.number: (a[0], block.place, b[0]) for block, a, b in told}
 
+    def shared(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """What all modules of a group share, (rows x columns, height of A)."""
+        return nn.functional.linear(x, a).view(-1, a.shape[0])
+
     def add(self, number: int, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
         found = self.table.get(number)
         if found is None:
             return y
         a, place, b = found
         if x is not self.x:
-            self.parts = nn.functional.linear(x, a).view(-1, a.shape[0]).split(self.rank, 1)
+            self.parts = self.shared(x, a).split(self.rank, 1)
             self.x = x
         y.view(-1, b.shape[1]).addmm_(self.parts[place], b)
         return y
 
 
 @dataclass
-class Stacked:
+class Stacked(Same):
     """All adapters' A side by side, (members x adapters x rank, inputs), and B (adapters x rank, outputs)."""
 
-    table: dict[int, Entry]
-    width: int
-    """adapters x rank."""
-    masks: dict[int, torch.Tensor]
+    masks: dict[int, torch.Tensor] = field(default_factory=dict)
     """By the height of A: 1 where a row's own adapter stands, else 0; (rows, 1, height)."""
-    x: torch.Tensor | None = None
-    parts: Sequence[torch.Tensor] = ()
 
     @staticmethod
     def entries(vectors: torch.Tensor, layout: Layout) -> dict[int, Entry]:
@@ -201,19 +201,10 @@ class Stacked:
             table[site.number] = (wide, block.place, b.reshape(-1, site.outputs))
         return table
 
-    def add(self, number: int, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        found = self.table.get(number)
-        if found is None:
-            return y
-        a, place, b = found
-        if x is not self.x:
-            height, inputs = a.shape
-            mask = self.masks[height]
-            h = nn.functional.linear(x.view(len(mask), -1, inputs), a).mul_(mask)
-            self.parts = h.view(-1, height).split(self.width, 1)
-            self.x = x
-        y.view(-1, b.shape[1]).addmm_(self.parts[place], b)
-        return y
+    def shared(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
+        """Of each row only what its own adapter makes; all else is 0."""
+        mask = self.masks[a.shape[0]]
+        return nn.functional.linear(x.view(len(mask), -1, a.shape[1]), a).mul_(mask).view(-1, a.shape[0])
 
 
 @dataclass
@@ -313,7 +304,7 @@ class Batch:
             for block in layout.blocks
         }
         masks = {height: mask.reshape(len(rows), 1, height) for height, mask in masks.items()}
-        return Stacked(table, len(adapters) * layout.rank, masks)
+        return Stacked(table, len(adapters) * layout.rank, masks=masks)
 
     def _per_row(self, rows: list[Held | None], layout: Layout) -> PerRow:
         n = len(rows)

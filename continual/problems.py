@@ -49,6 +49,15 @@ def problems_of(error: ValidationError, cls: type[BaseModel], data: Any) -> list
     return [Problem(keys, _joined(messages)) for keys, messages in found.items()]
 
 
+def wrong_arguments(cls: type[BaseModel], arguments: Mapping[str, Any], key: Key) -> list[Problem]:
+    """Every mistake in the arguments of something that a recipe names, which stand under `key`."""
+    try:
+        cls.model_validate(arguments)
+    except ValidationError as error:
+        return [Problem((key, *problem.keys), problem.message) for problem in problems_of(error, cls, arguments)]
+    return []
+
+
 def model_at(annotation: Any, keys: Sequence[Key]) -> type[BaseModel] | None:
     """The pydantic model that the keys lead to from an annotation; None if they lead to none."""
     here = annotation_at(annotation, keys)

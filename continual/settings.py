@@ -16,7 +16,7 @@ from pydantic import (
 
 from continual.catalogue import METHODS, REFUSED, STACKS
 from continual.guard_settings import Guard
-from continual.problems import Problem, did_you_mean, problems_of
+from continual.problems import Problem, did_you_mean, problems_of, wrong_arguments
 from continual.rehearsal_settings import Rehearsal
 from continual.remembered import Remembered
 from continual.settings_base import Settings
@@ -351,9 +351,4 @@ class Arm(Settings):
             found += [Problem(("method",), f"{self.method} cannot do adapter.{name}") for name in given]
         if not method.beside_rehearsal and self.rehearsal is not None:
             found.append(Problem(("method",), f"{self.method} cannot be combined with `rehearsal`"))
-        try:
-            method.arguments.model_validate(self.method_args)
-        except ValidationError as error:
-            wrong = problems_of(error, method.arguments, self.method_args)
-            found += [Problem(("method_args", *problem.keys), problem.message) for problem in wrong]
-        return found
+        return found + wrong_arguments(method.arguments, self.method_args, "method_args")
