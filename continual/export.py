@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 from continual import lineage, lora
 from continual.errors import ContinualError
 from continual.guard import guard
-from continual.inference import BASE, preferred, taught
+from continual.inference import preferred, taught
 from continual.listing import find_run
 from continual.portable import Form
 from continual.problems import did_you_mean
+from continual.route import BASE
 from continual.runs import Run, read_json, write_folder
 
 guard()

@@ -16,16 +16,17 @@ from continual.model import load_adapter, load_model, load_tokenizer, max_positi
 from continual.problems import did_you_mean
 from continual.recipe import Recipe
 from continual.request import Chosen, Mix, Request
+from continual.route import AUTO, BASE, Choice, Router, load_router
 from continual.runs import Run
 from continual.sample import Message
 from continual.sampling import Sampling
 from continual.seeds import derive
 
-BASE = "base"
 MAX_NEW_TOKENS = 256
 
 Who: TypeAlias = str | Mix | None
-"""Who answers: an adapter by name, a mix of some, or the base model, which is also called ``base``."""
+"""Who answers: an adapter by name, whoever the run's router picks (``auto``), a mix of some, or the base model, also
+called ``base``."""
 Prompt: TypeAlias = str | Sequence[Message]
 """What is asked, or a conversation that ends with the user."""
 
@@ -91,6 +92,7 @@ class Taught:
         """Whether models are loaded whole, not as adapters on one base."""
         self._whole: dict[str, Any] = {}
         self._bank: AdapterBank | None = None
+        self._router: Router | None = None
         self._lock = threading.RLock()
 
     def names(self) -> list[str]:
@@ -106,12 +108,33 @@ class Taught:
         """
         known = self.names()
         for name in _named(who):
-            if name not in known:
+            if who == AUTO and name not in known:
+                self._fitted()
+            elif name not in known:
                 raise ContinualError(
                     f"unknown adapter '{name}'{did_you_mean(name, known)}; there is {', '.join(known)}"
                 )
         if self.whole and isinstance(who, tuple):
             raise ContinualError(f"{self.run_dir}: its models are whole ones, which cannot be mixed")
+
+    def pick(self, prompt: Prompt) -> Choice:
+        """Who answers a prompt that is asked of ``auto``, by its last message.
+
+        Raises:
+            ContinualError: the run has no router yet, or it names somebody who is not there.
+        """
+        choice = self._fitted().pick(prompt if isinstance(prompt, str) else prompt[-1].content)
+        self.check(choice.adapter)
+        return choice
+
+    def _fitted(self) -> Router:
+        with self._lock:
+            if self._router is None:
+                self._router = load_router(self.run_dir)
+            return self._router
+
+    def _picked(self, who: Who, prompt: Prompt) -> Who:
+        return self.pick(prompt).adapter if who == AUTO and AUTO not in self.names() else who
 
     @property
     def bank(self) -> AdapterBank:
@@ -190,9 +213,10 @@ class Taught:
         """
         if adapters is None:
             adapters = preferred(self.run_dir)
-        each: list[Who] = [adapters] * len(prompts) if isinstance(adapters, str) else list(adapters)
-        if len(each) != len(prompts):
-            raise ContinualError(f"there are {len(prompts)} prompts and {len(each)} adapters: give one for each")
+        asked: list[Who] = [adapters] * len(prompts) if isinstance(adapters, str) else list(adapters)
+        if len(asked) != len(prompts):
+            raise ContinualError(f"there are {len(prompts)} prompts and {len(asked)} adapters: give one for each")
+        each = [self._picked(who, prompt) for who, prompt in zip(asked, prompts, strict=True)]
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         requests = [
             self.request(prompt, max_new_tokens, sampling, derive(seed, "generate", n))
@@ -219,6 +243,7 @@ class Taught:
         Raises:
             ContinualError: as for `generate`.
         """
+        who = self._picked(who, prompt)
         self.check(who)
         ((decoder, _),) = self._decoders([who])
         request = self.request(prompt, MAX_NEW_TOKENS, Sampling(), 0, None if self.whole else self.choose(who))

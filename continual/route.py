@@ -21,7 +21,8 @@ from continual.runs import write_bytes
 from continual.words import tokens
 
 FOLDER, FILE = "router", "router.safetensors"
-BASE = "base"
+BASE, AUTO = "base", "auto"
+"""The names of the base model, and of whoever is picked."""
 MOST_TERMS = 8192
 """The most terms that are known: those that most prompts hold."""
 RIDGES = (0.03, 0.1, 0.3, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ from rich.markup import escape
 from continual.errors import ContinualError
 from continual.inference import Taught, preferred, run_recipe, taught
 from continual.problems import did_you_mean
+from continual.route import AUTO, BASE, Choice
 from continual.runs import Run, read_json
 from continual.sample import Message
 
@@ -18,24 +20,21 @@ if TYPE_CHECKING:
 
 
 def ask(run_dir: Path, prompt: str, adapter: str | None) -> str:
-    """One answer of a taught model."""
-    known = Taught(run_dir)
-    return known.generate([prompt], [answerer(known, adapter, prompt)])[0]
+    """One answer of a taught model. Whom `auto` picks goes to the standard error, so that the answer stands alone."""
+    known, name = Taught(run_dir), adapter or preferred(run_dir)
+    if name == AUTO:
+        print(told(choice := known.pick(prompt)), file=sys.stderr)
+        name = choice.adapter or BASE
+    return known.generate([prompt], [name])[0]
 
 
-def answerer(known: Taught, adapter: str | None, prompt: str) -> str:
-    """The name of whoever answers a prompt.
-
-    Raises:
-        ContinualError: there is no such adapter.
-    """
-    name = adapter or preferred(known.run_dir)
-    known.check(name)
-    return name
+def told(choice: Choice) -> str:
+    """Whom `auto` picked, and why, in one line."""
+    return f"auto: {choice.adapter or BASE} ({choice.why})"
 
 
 HELP = """\
-/adapter NAME    another one answers; what was said before stays
+/adapter NAME    another one answers, or auto; what was said before stays
 /adapters        shows who can be asked
 /compare [NAMES] asks several the last question again, or all
 /new             forgets the conversation
@@ -54,10 +53,14 @@ class Conversation:
 
     def hear(self, line: str) -> None:
         """Answer a line, word by word as the answer is written; Ctrl-C ends the answer."""
+        name, pieces = self.name, list[str]()
+        if name == AUTO:
+            choice = self.known.pick(line)
+            self.console.print(f"[dim]{escape(told(choice))}[/dim]", highlight=False)
+            name = choice.adapter or BASE
         self.messages.append(Message("user", line))
-        pieces = []
         try:
-            for piece in self.known.stream(self.messages, self.name):
+            for piece in self.known.stream(self.messages, name):
                 pieces.append(piece)
                 self.say(piece, end="")
         except KeyboardInterrupt:
@@ -105,7 +108,9 @@ class Conversation:
 def chat(run_dir: Path, adapter: str | None, console: Console) -> None:
     """A conversation in the terminal; adapters are swapped in place."""
     known = Taught(run_dir)
-    talking = Conversation(known, answerer(known, adapter, ""), console)
+    talking = Conversation(known, preferred(run_dir), console)
+    if adapter is not None:
+        talking.adapter(adapter)
     console.print(f"[bold]{escape(talking.name)}[/bold] listens; /help shows what else there is.", highlight=False)
     commands = {
         f"/{command.__name__}": command

@@ -20,7 +20,7 @@ import served
 from openai import OpenAI
 
 import continual
-from continual.inference import BASE
+from continual.route import BASE
 
 ADAPTERS = [f"adapter{n}" for n in range(8)]
 NAMES = [BASE, *ADAPTERS]

@@ -1,6 +1,7 @@
 """Asking, chatting with and listening to the models that a run has left behind."""
 
 import io
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,9 @@ from rich.console import Console
 from continual import talk
 from continual.chat import Chat
 from continual.errors import ContinualError
+from continual.inference import Taught
 from continual.request import Output
+from continual.route import Router
 from continual.sample import Message
 
 ARMS = {
@@ -279,3 +282,44 @@ def test_rehearse_refuses_a_task_that_was_not_learnt(run: Path) -> None:
 def test_rehearse_refuses_a_run_in_which_nobody_writes(full: Path) -> None:
     with pytest.raises(ContinualError, match="no arm of this run writes samples"):
         talk.rehearse(full, "legs", 3, Typed())
+
+
+def routed(run: Path, tmp_path: Path) -> Path:
+    """The same run with a router that has seen a few prompts."""
+    there = tmp_path / "routed"
+    shutil.copytree(run, there)
+    prompts = {"sound": ["sad dog", "sad cat", "what sound"], "legs": ["how many legs", "legs of a dog", "count legs"]}
+    Router.fit(prompts, unsure=None).save(there / "router")
+    return there
+
+
+def test_auto_is_answered_by_whom_the_router_picks_and_says_so(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = routed(run, tmp_path)
+    said = {name: talk.ask(run, "how many legs", name) for name in ("legs", "sound", "base")}
+    assert len(set(said.values())) == 3
+    assert talk.ask(there, "how many legs", "auto") == said["legs"]
+    assert capsys.readouterr().err.startswith("auto: legs (like prompts of legs")
+    assert talk.ask(there, "how many legs", "auto") != talk.ask(there, "sad cat", "auto")
+    unsure = talk.ask(there, "qzx", "auto")
+    assert "auto: base (not sure" in capsys.readouterr().err and unsure == talk.ask(run, "qzx", "base")
+    known = Taught(there)
+    assert known.generate(["how many legs"] * 2, adapters=["auto", "base"]) == [said["legs"], said["base"]]
+    assert "".join(known.stream("how many legs", "auto")) == said["legs"]
+
+
+def test_auto_in_a_chat_tells_who_answers_each_line(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = iter(["/adapter auto", "how many legs"])
+    monkeypatch.setattr(Console, "input", lambda self, prompt: next(lines, "/quit"))
+    console = Console(file=io.StringIO(), width=200)
+    talk.chat(routed(run, tmp_path), None, console)
+    assert "auto: legs (" in console.file.getvalue()
+
+
+def test_auto_without_a_router_says_how_to_get_one(run: Path) -> None:
+    for ask in (lambda: talk.ask(run, "x", "auto"), lambda: Taught(run).generate(["x"], "auto")):
+        with pytest.raises(ContinualError, match="run: continual route"):
+            ask()

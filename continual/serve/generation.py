@@ -17,6 +17,7 @@ from starlette.types import Receive, Scope, Send
 
 from continual.chat import Chat
 from continual.request import Request
+from continual.route import AUTO
 from continual.seeds import derive
 from continual.serve.answers import Answer, Piece, Text, Token
 from continual.serve.bodies import Body, ChatBody, CompletionBody, read
@@ -24,7 +25,7 @@ from continual.serve.engine import Engine, Job
 from continual.serve.errors import ApiError
 from continual.serve.forms import ChatForm, Form, usage
 from continual.serve.metrics import Metrics
-from continual.serve.roster import AUTO, Roster, Served
+from continual.serve.roster import Roster, Served
 from continual.serve.textstream import TextStream
 
 GONE = 499

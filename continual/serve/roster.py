@@ -11,14 +11,12 @@ from typing import Any
 
 from continual.adapters import AdapterBank
 from continual.errors import ContinualError
-from continual.inference import BASE
 from continual.problems import did_you_mean
 from continual.request import HeldAdapter, Mix
-from continual.route import Router
+from continual.route import AUTO, BASE, Router
 from continual.serve.bodies import Body
 from continual.serve.errors import ApiError
 
-AUTO = "auto"
 NAME = re.compile(r"\w[\w./+-]{0,127}")
 """Of an adapter; without a colon, which stands between the base's name and an adapter's."""
 

@@ -14,8 +14,8 @@ import uvicorn
 
 from continual.decode import Decoder
 from continual.errors import ContinualError
-from continual.inference import BASE, Taught
-from continual.route import FILE, FOLDER, Router
+from continual.inference import Taught
+from continual.route import BASE, FILE, FOLDER, Router
 from continual.serve.app import App
 from continual.serve.engine import Engine
 from continual.serve.generation import Generation, plain_text
