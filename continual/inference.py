@@ -16,7 +16,7 @@ from continual.model import load_adapter, load_model, load_tokenizer, max_positi
 from continual.problems import did_you_mean
 from continual.recipe import Recipe
 from continual.request import Chosen, Mix, Request
-from continual.route import AUTO, BASE, Choice, Router, load_router
+from continual.route import AUTO, BASE, Choice, Router, has_router, load_router
 from continual.runs import Run
 from continual.sample import Message
 from continual.sampling import Sampling
@@ -116,6 +116,11 @@ class Taught:
                 )
         if self.whole and isinstance(who, tuple):
             raise ContinualError(f"{self.run_dir}: its models are whole ones, which cannot be mixed")
+
+    @property
+    def routed(self) -> bool:
+        """Whether there is a router, so that ``auto`` can be asked."""
+        return has_router(self.run_dir)
 
     def pick(self, prompt: Prompt) -> Choice:
         """Who answers a prompt that is asked of ``auto``, by its last message.

@@ -157,13 +157,18 @@ class Router:
         return cls(tuple(told["names"]), terms, **arrays, unsure=told["unsure"], held_out=told["held_out"])
 
 
+def has_router(run_dir: Path) -> bool:
+    """Whether `continual route` was carried out."""
+    return (run_dir / FOLDER / FILE).is_file()
+
+
 def load_router(run_dir: Path) -> Router:
     """The router of a run.
 
     Raises:
         ContinualError: none was fitted yet.
     """
-    if not (run_dir / FOLDER / FILE).is_file():
+    if not has_router(run_dir):
         raise ContinualError(f"{run_dir}: nobody knows yet which specialist to pick; run: continual route {run_dir}")
     return Router.load(run_dir / FOLDER)
 

@@ -75,7 +75,8 @@ class Conversation:
 
     def adapters(self, _: str) -> None:
         """Show who can be asked."""
-        self.say(", ".join(self.known.names()))
+        names = self.known.names()
+        self.say(", ".join([*names, AUTO] if self.known.routed and AUTO not in names else names))
 
     def new(self, _: str) -> None:
         """Forget what was said."""

@@ -116,6 +116,7 @@ class TestInABrowser:
         ask(page, "a big cat")
         shown = [text(page, "#first h3"), text(page, "#second h3")]
         assert shown == ["First answer", "Second answer"]
+        assert text(page, "#first .took") == text(page, "#second .took") == ""  # could tell who it is
         page.press(key)  # still in the prompt: this writes a digit
         assert votes(server)["votes"] == before
         page.run("document.activeElement.blur()")
@@ -125,7 +126,7 @@ class TestInABrowser:
         assert {stored["a"], stored["b"]} == {"base", "edit"} and stored["prompt"] == "a big cat"
         assert stored["winner"] == {"1": "a", "2": "b", "0": "tie"}[key]
         for box, side in (("#first", "a"), ("#second", "b")):
-            assert text(page, f"{box} h3").startswith(stored[side])
+            assert text(page, f"{box} h3").startswith(stored[side]) and text(page, f"{box} .took").endswith(" s")
             assert text(page, f"{box} .text") == stored["answers"][side] == answer(server, stored[side], "a big cat")
         page.press(key)  # once only
         assert votes(server)["votes"] == before + 1

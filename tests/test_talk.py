@@ -312,11 +312,12 @@ def test_auto_is_answered_by_whom_the_router_picks_and_says_so(
 def test_auto_in_a_chat_tells_who_answers_each_line(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lines = iter(["/adapter auto", "how many legs"])
+    lines = iter(["/adapters", "/adapter auto", "how many legs"])
     monkeypatch.setattr(Console, "input", lambda self, prompt: next(lines, "/quit"))
     console = Console(file=io.StringIO(), width=200)
     talk.chat(routed(run, tmp_path), None, console)
     assert "auto: legs (" in console.file.getvalue()
+    assert any(line.startswith("base, ") and line.endswith(", auto") for line in console.file.getvalue().splitlines())
 
 
 def test_auto_without_a_router_says_how_to_get_one(run: Path) -> None:

@@ -15,7 +15,7 @@ import uvicorn
 from continual.decode import Decoder
 from continual.errors import ContinualError
 from continual.inference import Taught
-from continual.route import BASE, FILE, FOLDER, Router
+from continual.route import BASE, FOLDER, load_router
 from continual.serve.app import App
 from continual.serve.engine import Engine
 from continual.serve.generation import Generation, plain_text
@@ -84,8 +84,8 @@ def build(run_dir: Path, settings: Settings) -> App:
         for name, folder in [*known.models.items(), *map(module, settings.modules)]:
             if folder is not None:
                 roster.add(name, folder)
-        if (run_dir / FOLDER / FILE).is_file():
-            roster.offer_auto(Router.load(run_dir / FOLDER), run_dir / FOLDER)
+        if known.routed:
+            roster.offer_auto(load_router(run_dir), run_dir / FOLDER)
     generation = Generation(engine, roster, chat, min(known.room, decoder.batch_tokens), metrics)
     open_to_all = settings.key is None and settings.host in LOOPBACK
     return App(

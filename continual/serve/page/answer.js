@@ -37,7 +37,8 @@ export class Answer {
         onText: (text) => this.text.replaceChildren(text),
       });
       if (!this.said) this.text.replaceChildren(make("span", "soft", "(an empty answer)"));
-      $(".took", this.box).replaceChildren(`${((performance.now() - began) / 1000).toFixed(1)} s`);
+      this.took = `${((performance.now() - began) / 1000).toFixed(1)} s`;
+      if (!blind) this.showTime(); // how long it took could tell whose it is
       return true;
     } catch (error) {
       if (error.name === "AbortError") {
@@ -59,7 +60,12 @@ export class Answer {
       this.box.classList.add("won");
       $("h3", this.box).append(make("span", "badge good", "preferred"));
     }
+    this.showTime();
     this.showChoice();
+  }
+
+  showTime() {
+    $(".took", this.box).replaceChildren(this.took);
   }
 
   /** Whom `auto` chose, why, and the scores of the nearest. */
