@@ -7,7 +7,7 @@ from continual.problems import Problem, did_you_mean, problems_error, wrong_argu
 from continual.rehearsal_settings import Rehearsal
 from continual.settings import Adapter, Arm, Training
 
-OF_A_SEQUENCE = ("budget", "schedule", "share", "when", "seed_words", "day_steps", "base_samples")
+OF_A_SEQUENCE = ("budget", "fresh", "schedule", "share", "when", "seed_words", "day_steps", "base_samples")
 """What `rehearsal` says about earlier tasks, of which an arm with `teach: distill` has none."""
 OF_A_MERGE = ("scale", "rank", "tune_on", "tune_samples")
 NO_FACTORS = ("use_dora", "modules_to_save")

@@ -99,7 +99,7 @@ def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, tel
             if arm.rehearsal.asks_specialists:
                 untaught = {BASE: lambda: weights_of(material.student())}
                 asked = Specialists(specialists_folder(recipe, arm, record), untaught)
-            epochs = training.num_train_epochs
+            epochs = training.num_train_epochs if chunks is not None else max(own[t].num_train_epochs for t in own)
             methods += rehearsing(arm.rehearsal, cues, collate, taught, record, asked, base, epochs, teller.say)
         lesson = lesson_of(collate, taught, record, teller)
         if arm.method is not None:

@@ -151,6 +151,8 @@ class Guardian:
         lost = forgotten(history, scores)
         # What cannot be seen may be forgotten: a task that was learned before and has no sample counts as fallen.
         breach = any(value > self.limit for value in lost.values()) or any(not rows[task] for task in learnt[:-1])
+        # A run that was taught without a guard and goes on with one: of what it is by then, nothing can be taken back.
+        acts = breach and (not before or before[-1] is not None)
         earlier = learnt[:-1] if self.writer is None else []
         decision = Decision(
             after=self.order[number - 1],
@@ -159,10 +161,10 @@ class Guardian:
             examined={task: len(samples) for task, samples in rows.items()},
             scores=scores,
             forgotten=lost,
-            action=self.on_breach if breach else "none",
+            action=self.on_breach if acts else "none",
             generated_tokens=tokens,
             real_bytes={task: sum(_bytes(sample) for sample in rows[task]) for task in earlier},
-            trained=dict(trained) if breach and self.on_breach == "rollback" else {},
+            trained=dict(trained) if acts and self.on_breach == "rollback" else {},
         )
         write_json(self._path(number), asdict(decision))
         return decision

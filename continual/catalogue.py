@@ -44,6 +44,8 @@ class Method:
     """Whether it goes together with `rehearsal`."""
     any_start: bool = False
     """Whether it goes together with any `start_from`: it remembers nothing that belongs to one adapter."""
+    watches_steps: bool = False
+    """Whether each step of a task tells it something, so that steps that are none of the task's would mislead it."""
 
 
 class OLoRAArguments(Settings):
@@ -158,6 +160,7 @@ AVALANCHE: dict[str, Method] = {
         "holds weights that have lowered the loss on their way",
         "arXiv 1703.04200",
         avalanche.SynapticIntelligence,
+        watches_steps=True,
     ),
     "mas": Method("mas", "holds weights that the size of the logits depends on", "arXiv 1711.09601", avalanche.Mas),
     "rwalk": Method(
@@ -165,6 +168,7 @@ AVALANCHE: dict[str, Method] = {
         "holds weights by squared gradients and by what they did for the loss",
         "arXiv 1801.10112",
         avalanche.RWalk,
+        watches_steps=True,
     ),
     "lwf": Method(
         "lwf", "the model before each task teaches on the rows of the new one", "arXiv 1606.09282", avalanche.Lwf
@@ -176,6 +180,7 @@ AVALANCHE: dict[str, Method] = {
         avalanche.Agem,
         keeps_rows=True,
         any_start=True,
+        watches_steps=True,
     ),
     "replay": Method(
         "replay",

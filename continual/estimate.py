@@ -167,7 +167,7 @@ def cost(recipe: Recipe, arm: str, sizes: Mapping[str, TaskSize], base: BaseSize
         )
     if rehearsal and rehearsal.writer == "model":
         once = rehearsal.when == "after_task" and recipe.stream is None
-        times = sets(rehearsal, recipe.training_of(arm).num_train_epochs)
+        times = sets(rehearsal, max(training.num_train_epochs for training in trainings))
         written = [(task, times * n) for stage in (rehearsed[-1:] if once else rehearsed) for task, n in stage.items()]
         total.written += round(sum(n for _, n in written))
         total.written_tokens += round(sum(n * sizes[task].tokens for task, n in written))

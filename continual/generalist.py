@@ -149,7 +149,7 @@ def trial_loss(
     most = rank or max(one.rank for one in loras)
     shape = {"r": most, "lora_alpha": most, "target_modules": material.adapter["target_modules"]}
     model = add_adapter(material.base(), shape, seed=0).eval()
-    loss = answer_loss(material.chat, material.batch_tokens)
+    loss = answer_loss(material.chat, material.batch_tokens, material.max_length)
 
     def of(candidate: Lora) -> float:
         put_on(model, candidate)

@@ -89,6 +89,7 @@ def rehearsing(
             material.batch_tokens,
             specialists,
         )
+    loss_on = answer_loss(chat, material.batch_tokens, material.max_length)
     spaced = SpacedPlugin(rehearsal.day_steps) if rehearsal.schedule == "spaced" else None
     plugins: list[MethodPlugin] = [
         RehearsalPlugin(
@@ -120,7 +121,7 @@ def rehearsing(
             once=rehearsal.when == "after_task",
             share=rehearsal.share,
             spaced=spaced,
-            loss_on=answer_loss(chat, material.batch_tokens) if rehearsal.budget == "surprise" else None,
+            loss_on=loss_on if rehearsal.budget == "surprise" else None,
             say=say,
         )
     ]
@@ -146,7 +147,7 @@ def rehearsing(
         asked = specialists if rehearsal.distill.teacher == "specialist" else None
         numbers = {base_label: BASE, **{number: task for task, number in labels.items()}}
         distill = rehearsal.distill
-        plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers))
+        plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers, spaced))
     return [*plugins, spaced] if spaced is not None else plugins
 
 

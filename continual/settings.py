@@ -351,4 +351,7 @@ class Arm(Settings):
             found += [Problem(("method",), f"{self.method} cannot do adapter.{name}") for name in given]
         if not method.beside_rehearsal and self.rehearsal is not None:
             found.append(Problem(("method",), f"{self.method} cannot be combined with `rehearsal`"))
+        if method.watches_steps and self.rehearsal is not None and self.rehearsal.schedule == "spaced":
+            what = f"{self.method} looks at every step, and reviews have steps of their own"
+            found.append(Problem(("rehearsal", "schedule"), f"spaced: {what}; take `every`"))
         return found + wrong_arguments(method.arguments, self.method_args, "method_args")

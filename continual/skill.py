@@ -29,7 +29,7 @@ from continual.task import find_task, read_task
 
 OF_ENTRY = tuple(name for name in CurriculumEntry.model_fields if name not in ("task", "remembered"))
 OF_ARM = ("training", "rehearsal", "method_args", "guard")
-LEARNED_WITH = ("cue", "when", "rehearse_base", "base_samples", "preset", "schedule", "day_steps", "distill")
+LEARNED_WITH = ("cue", "when", "fresh", "rehearse_base", "base_samples", "preset", "schedule", "day_steps", "distill")
 """Settings of rehearsal that the earlier tasks were learned with: no other cue calls for them, no other state fits."""
 
 ADAPTER_LEARNING_RATE, FULL_LEARNING_RATE = 2e-4, 1e-5
@@ -187,10 +187,12 @@ def _of_run(
     if unknown:
         raise ContinualError(*(f"{name}: cannot be rehearsed without its data: {gone[name]}" for name in unknown))
     out = out or _named(run_dir.parent, run_dir.resolve().name, task, changes)
+    taken_back = [check["after"] for check in told.get("guard", []) if check["action"] == "rollback"]
+    if taken_back and changes.get("guard", ...) is None:
+        raise ContinualError(f"guard: cannot be null; {where} had {', '.join(taken_back)} taken back by its guard")
     recipe = _grown(at_point, told, task, changes, {name: manifest["remembered"][name] for name in gone}, out)
     if not Run(out).exists:
         _begin(run_dir, folder, out, recipe, number, list(gone))
-    taken_back = [check["after"] for check in told.get("guard", []) if check["action"] == "rollback"]
     return Lesson(recipe, folders, [name for name in knows if name not in taken_back], gone)
 
 

@@ -9,10 +9,13 @@ import tiny
 from conftest import teach
 
 from continual.chat import Chat
+from continual.data import TokenBatches
+from continual.methods.rehearsal import rehearsed_sets
 from continual.rehearse import text
 from continual.rehearse.budget import quotas
 from continual.rehearse.check import Draft, Page, rejection
 from continual.rehearse.cues import Cues
+from continual.rehearse.surprise import answer_loss
 from continual.rehearse.writer import ModelWriter, RealWriter
 from continual.request import Output
 from continual.runs import read_json
@@ -209,3 +212,51 @@ def test_a_taught_model_rehearses_what_it_was_taught(template: bool) -> None:
     )
     samples = writer.write(model, {"t": 8}, seed=0)["t"]
     assert sum(s.reason is None and s.messages == taught.messages for s in samples) >= 6
+
+
+def test_each_set_has_every_tasks_quota_and_no_sample_twice() -> None:
+    enough, few, three = 12, 3, range(3)
+    sets = rehearsed_sets([enough, few], [4, 2], 3, None, seed=0)
+    of_first, of_second = ([[i for i in one if (i >= enough) == late] for one in sets] for late in (False, True))
+    assert sorted(sum(of_first, [])) == list(range(enough))  # as many as were wanted: each once
+    assert all(len(set(one)) == 2 for one in of_second)  # too few were kept: they come again, in another set
+    assert {i for one in of_second for i in one} == {enough + i for i in three}
+    assert [len(one) for one in rehearsed_sets([2], [4], 1, None, seed=0)] == [2]
+    assert [len(one) for one in rehearsed_sets([9], [3], 3, 5, seed=0)] == [5, 5, 5]  # repeated to their share
+    assert rehearsed_sets([], [], 3, None, seed=0) == []
+
+
+def test_what_a_share_leaves_out_is_not_learnt(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cut = []
+
+    class Watched(TokenBatches):
+        def __init__(self, dataset: Any, *args: Any, **kwargs: Any) -> None:
+            super().__init__(dataset, *args, **kwargs)
+            cut.append([sum(dataset[int(i)]["rehearsed"] > 0 for i in self._rows(epoch)) for epoch in (0, 1)])
+
+    monkeypatch.setattr("continual.learn.TokenBatches", Watched)
+    teach(world, arms={"a": {"rehearsal": {"writer": "real", "samples": 12, "share": 0.1}}})
+    rows = cut[1]
+    assert cut[0] == [0, 0] and rows[0] == rows[1] and 0 < rows[0] < 6
+
+
+def test_a_long_row_is_no_longer_than_the_model_can_see() -> None:
+    # GPT-2 has a table of 128 positions.
+    chat, long = Chat(tiny.tokenizer()), "red " * 150
+    for question, answer in ((long, "two"), ("q", long), (long, long)):
+        sample = Sample("t", (Message("user", question), Message("assistant", answer)))
+        assert answer_loss(chat, 4096, 64)(tiny.model("gpt2"), [sample]) > 0
+
+
+def test_a_teachers_answer_ends_where_a_sample_must(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    generate = Scripted.generate
+
+    def watched(self: Scripted, prompts: Any, limit: Any, *given: Any) -> list[Output]:
+        asked.append((prompts, limit))
+        return generate(self, prompts, limit, *(given or (Sampling(1.0), [0], ())))
+
+    monkeypatch.setattr(Scripted, "generate", watched)
+    write(monkeypatch, [good(1), "two"], 1, relabel=True)
+    (prompt,), (room,) = asked[1]
+    assert 1 <= room <= max(1, 1 + 9 - len(prompt))  # bos, and max_new_tokens of the whole sample

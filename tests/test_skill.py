@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import make_world
+from conftest import ANIMALS, make_world, write_task
 from conftest import teach as teach_recipe
 from rich.console import Console
 from test_guard import REHEARSAL, TRAINING
 from test_resume import ADAPTER, Killed, die_at, matrices
 
-from continual import execute, skill, talk
+from continual import breach, execute, skill, talk
 from continual.cli import main
 from continual.errors import ContinualError
 from continual.rehearse import text
@@ -167,12 +167,27 @@ def test_what_differs_for_the_new_task_is_given_by_key(world: Path) -> None:
     assert Path(recipe.output_dir).name.startswith("run+first-")
 
 
+def test_a_guard_that_comes_later_can_take_back_the_new_task_only(
+    world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_task(world / "tasks", "last", {animal: animal[-1] for animal in ANIMALS})
+    run = teach_recipe(world, **SETTINGS)
+    monkeypatch.setattr(breach.Guardian, "_samples", lambda *given: [])  # nothing can be seen: a breach
+    new = more(run, "guard.on_breach=rollback", world=world)
+    guard = new / "arms/rehearsal/seed0/guard"
+    assert [read_json(guard / f"{n}.json")["action"] for n in (2, 3)] == ["none", "rollback"]
+    assert told(new)["R"][3][:2] == told(new)["R"][2][:2] == told(run)["R"][2]
+    with pytest.raises(ContinualError, match="guard: cannot be null; .* had first taken back"):
+        more(new, "guard=null", task="last", world=world)
+
+
 @pytest.mark.parametrize(
     ("task", "texts", "where", "said"),
     [
         ("legs", (), {}, "'legs' is one of its tasks already"),
         ("frist", (), {}, "unknown task 'frist'; did you mean 'first'"),
         ("first", ("rehearsal.cue=shared",), {}, "rehearsal.cue: the earlier tasks were learned with it"),
+        ("first", ("rehearsal.fresh=false",), {}, "rehearsal.fresh: the earlier tasks were learned with it"),
         ("first", ("rehearsal.schedule=spaced",), {}, "rehearsal.schedule: the earlier tasks were learned with it"),
         ("first", ("rehearsal.distill.weight=1",), {}, "rehearsal.distill.weight: the earlier tasks were learned"),
         ("first", ("evaluate.limit=3",), {}, "evaluate.limit: cannot be changed"),

@@ -16,6 +16,7 @@ from continual.checkpoint import CheckpointPlugin
 from continual.curriculum import benchmark
 from continual.data import encode
 from continual.learn import CausalLMTemplate, Hyperparameters
+from continual.methods.distill import DistillPlugin
 from continual.methods.spaced import SpacedPlugin
 from continual.model import CausalLM
 from continual.rehearse.modeltime import Clock, passed
@@ -173,3 +174,17 @@ def test_a_killed_run_with_reviews_ends_with_the_same_bytes(world: Path, monkeyp
 def test_a_share_of_a_mixture_is_refused_where_nothing_is_mixed(world: Path) -> None:
     with pytest.raises(ValidationError, match="share: with schedule: spaced nothing is mixed"):
         recipe(world, arms={"a": {"rehearsal": {"schedule": "spaced", "share": 0.5}}})
+
+
+def test_a_review_is_distilled(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    guide = DistillPlugin.guide
+    monkeypatch.setattr(DistillPlugin, "guide", lambda self, *given: asked.append(guide(self, *given)) or asked[-1])
+    teach(world, arms={"a": SPACED})
+    assert any(told is not None for told in asked)
+
+
+@pytest.mark.parametrize("method", ["si", "rwalk", "agem"])
+def test_methods_that_look_at_each_step_are_refused_beside_reviews(world: Path, method: str) -> None:
+    with pytest.raises(ValidationError, match=f"spaced: {method} looks at every step"):
+        recipe(world, adapter=None, arms={"a": {"method": method, "rehearsal": {"schedule": "spaced"}}})

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 
 from continual.batch import LMBatch
+from continual.methods.spaced import SpacedPlugin
 from continual.model import CausalLM
 from continual.plugin import LossPlugin, MethodPlugin
 from continual.rehearse.teacher import Newest, Teachers, Weights, wearing, weights_of
@@ -55,16 +56,26 @@ class DistillPlugin(LossPlugin, MethodPlugin):
 
     Args:
         teachers: `Newest` is the model before the task.
+        spaced: has what is rehearsed learnt in reviews; None: it is among the rows of the task.
     """
 
-    def __init__(self, weight: float, temperature: float, teachers: Teachers, tasks: dict[int, str]) -> None:
+    def __init__(
+        self,
+        weight: float,
+        temperature: float,
+        teachers: Teachers,
+        tasks: dict[int, str],
+        spaced: SpacedPlugin | None = None,
+    ) -> None:
         super().__init__()
         self.weight, self.temperature, self.teachers, self.tasks = weight, temperature, teachers, tasks
+        self.spaced = spaced
         self._before: Weights | None = None
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         # A checkpoint inside the task is laid over the model later, in `before_training_exp`.
-        rehearses = 1 in strategy.adapted_dataset.rehearsed.uniques
+        reviews = self.spaced is not None and self.spaced.has_rows
+        rehearses = reviews or 1 in strategy.adapted_dataset.rehearsed.uniques
         strategy.tutor = self if rehearses else None
         self._before = weights_of(strategy.lm) if rehearses and isinstance(self.teachers, Newest) else None
 

@@ -47,7 +47,7 @@ def summary(
         "task": task,
         "age": age,
         "wanted": wanted,
-        "kept": kept,
+        "kept": min(kept, wanted),
         "drawn": len(samples),
         "valid": 1 - len(reasons) / len(samples) if samples else None,
         "rejected": {reason: reasons.count(reason) for reason in sorted(set(reasons))},
@@ -61,6 +61,30 @@ def told_in_words(told: Mapping[str, Any]) -> str:
     rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
     why = f" (rejected: {rejected})" if rejected else ""
     return f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}{why}[/dim]"
+
+
+def rehearsed_sets(
+    sizes: Sequence[int], quotas: Sequence[int], sets: int, rows: int | None, seed: int
+) -> list[np.ndarray]:
+    """Which rehearsed rows are learnt in each set: of every task its quota.
+
+    Where fewer samples of a task are there than its sets want, they come in several sets, but never twice in one.
+
+    Args:
+        sizes: rehearsed rows of each task, at least one; they are numbered through.
+        quotas: of each task, rows in one set.
+        sets: how many; epochs take them in turn.
+        rows: of each set, which is repeated or thinned out to it; None: as they come.
+    """
+    random = np.random.default_rng(seed)
+    of_tasks = []
+    for n, (size, quota) in enumerate(zip(sizes, quotas, strict=True)):
+        numbers = sum(sizes[:n]) + random.permutation(size)
+        of_tasks.append(np.resize(numbers, (sets, min(size, quota))))
+    if not of_tasks:
+        return []
+    found = [random.permutation(np.concatenate(parts)) for parts in zip(*of_tasks, strict=True)]
+    return found if rows is None else [np.resize(one, rows) for one in found]
 
 
 @dataclass(eq=False)
@@ -139,7 +163,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         number = strategy.experience.current_experience
         new, old = self.order[number], self._old(number)
         self.generated_tokens, self._told, strategy.turns = 0, [], ()
-        parts = []
+        parts, quotas = [], []
         each = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
         wanted = {task: self.sets * samples for task, samples in each.items()}
         fresh = self._to_write(number)
@@ -153,16 +177,21 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
             if samples:
                 label = self.labels[task]
                 parts.append(encode(samples, self.chat, self.max_length, label, self.collate, rehearsed=True))
+                quotas.append(each[task])
                 if self.loss_on is not None and task in fresh:
                     self._losses[task] = self.loss_on(strategy.lm, samples)
         self._shapes[new] = self.shape_of_new(new, max(strategy.adapted_dataset.row_length))
         real = len(strategy.adapted_dataset)
-        turns = self._turns([len(part) for part in parts], real, number)
+        rows = None if self.share is None else max(1, round(real * self.share / (1 - self.share)))
+        sizes = [len(part) for part in parts]
+        turns = rehearsed_sets(sizes, quotas, self.sets, rows, derive(self.seed, number, "sets"))
         if self.spaced is not None:
             self.spaced.begin([concat_datasets(parts).subset(turn.tolist()) for turn in turns])
         elif parts:
-            strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, *parts])
-            strategy.turns = [real + turn for turn in turns]
+            used = np.unique(np.concatenate(turns))  # a row in no turn would be learnt in every epoch
+            added = concat_datasets(parts).subset(used.tolist())
+            strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, added])
+            strategy.turns = [real + np.searchsorted(used, turn) for turn in turns]
 
     def _samples(self, task: str, written: Sequence[text.Written]) -> list[Sample]:
         return text.kept(task, written, self.choices[task], self.delimiters[task])
@@ -217,23 +246,6 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         before = {task: self._path(task, self._last(number)) for task in self._losses}
         pools = {task: self._samples(task, text.load(path)) for task, path in before.items() if path.exists()}
         return {t: self.loss_on(model, pool) - self._losses[t] for t, pool in pools.items() if pool}
-
-    def _turns(self, sizes: Sequence[int], real: int, number: int) -> list[np.ndarray]:
-        """The rehearsed rows of each set: of every task equally many, repeated or thinned out to their share.
-
-        Args:
-            sizes: rehearsed rows of each task; they are numbered through.
-            real: rows of the new task.
-        """
-        random = np.random.default_rng(derive(self.seed, number, "sets"))
-        numbers = [sum(sizes[:n]) + random.permutation(size) for n, size in enumerate(sizes)]
-        of_tasks = [np.array_split(rows, self.sets) for rows in numbers]
-        sets = [random.permutation(np.concatenate(parts)) for parts in zip(*of_tasks, strict=True)]
-        sets = [one for one in sets if len(one)]
-        if not sets:
-            return []
-        rows = max(map(len, sets)) if self.share is None else max(1, round(real * self.share / (1 - self.share)))
-        return [np.resize(one, rows) for one in sets]
 
     def _tell(self, told: dict[str, Any]) -> None:
         self._told.append(told)

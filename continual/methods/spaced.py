@@ -43,6 +43,11 @@ class SpacedPlugin(LossPlugin, MethodPlugin):
         self._before: list[torch.Tensor] = []
         self._moved = 0.0
 
+    @property
+    def has_rows(self) -> bool:
+        """Whether there is something to review in the current task."""
+        return bool(self._sets)
+
     def begin(self, sets: Sequence[Any]) -> None:
         """A task begins.
 

@@ -10,13 +10,18 @@ from continual.decode import Decoder
 from continual.sample import Sample
 
 
-def answer_loss(chat: Chat, batch_tokens: int, max_length: int = 4096) -> Callable[[Any, Sequence[Sample]], float]:
-    """A function (model, samples) -> mean negative log-likelihood of an answer's token, in nats."""
+def answer_loss(chat: Chat, batch_tokens: int, max_length: int) -> Callable[[Any, Sequence[Sample]], float]:
+    """A function (model, samples) -> mean negative log-likelihood of an answer's token, in nats.
+
+    Args:
+        max_length: tokens of a prompt with its answer; a longer prompt loses its beginning.
+    """
 
     def loss(model: Any, samples: Sequence[Sample]) -> float:
         decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens)
-        prompts = [chat.prompt_ids(sample.prompt, max_length) for sample in samples]
-        answers = [[*chat.answer_ids(sample.answer, sample.delimiter), chat.end_id] for sample in samples]
+        answers = [[*chat.answer_ids(sample.answer, sample.delimiter), chat.end_id][:max_length] for sample in samples]
+        rooms = [max_length - len(answer) for answer in answers]
+        prompts = [chat.prompt_ids(sample.prompt, room) for sample, room in zip(samples, rooms, strict=True)]
         told = decoder.choice_logprobs(prompts, [[answer] for answer in answers])
         return -sum(values[0] for values in told) / sum(len(answer) for answer in answers)
 

@@ -149,7 +149,10 @@ class ModelWriter:
             prompts = [self.chat.prompt_ids(messages[:-1], self.max_new_tokens) for messages in asked]
             with wearing(model, weights or {}):
                 # Without a cue, as whenever the model is asked something.
-                outputs = decoder.generate(prompts, [limits[task] for task, _ in mine])
+                # Nor longer than a sample may be: a model may have no more positions.
+                most = len(self.chat.bos_ids) + self.max_new_tokens
+                rooms = [max(1, min(limits[t], most - len(p))) for (t, _), p in zip(mine, prompts, strict=True)]
+                outputs = decoder.generate(prompts, rooms)
             for (task, n), output in zip(mine, outputs, strict=True):
                 answered[n] = (
                     task,
