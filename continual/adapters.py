@@ -83,7 +83,7 @@ class AdapterBank:
         self._here = _Here()
         self._names: dict[str, Source] = {}
         self._layouts: dict[tuple[int, frozenset[int]], Layout] = {}
-        self._kept: OrderedDict[Key, Held] = OrderedDict()
+        self._kept: OrderedDict[Source, Held] = OrderedDict()
         self._alive: WeakValueDictionary[Key, Held] = WeakValueDictionary()
         self._wrapped: set[int] = set()
 
@@ -177,11 +177,14 @@ class AdapterBank:
 
     def _forget(self, name: str) -> None:
         gone = self._names.pop(name, None)
-        for key in [key for key in self._kept if key is gone or (isinstance(key, tuple) and gone in dict(key))]:
-            del self._kept[key]
+        if gone is not None:
+            self._kept.pop(gone, None)
 
     def _keep(self, key: Key, held: Held) -> None:
-        self._alive[key] = self._kept[key] = held
+        self._alive[key] = held
+        if not isinstance(key, Source):
+            return  # a mix lives as long as somebody uses it: there is no end of weights that may be asked for
+        self._kept[key] = held
         self._kept.move_to_end(key)
         while self.memory is not None and len(self._kept) > 1 and self.bytes > self.memory:
             self._kept.popitem(last=False)
@@ -204,7 +207,7 @@ class AdapterBank:
             a[: len(factors.a)] = factors.a
             b[: len(factors.a)] = factors.b.T
         self._wrap(changed)
-        return Held(name, layout, vector.to(self.model.device))
+        return self._finite(Held(name, layout, vector.to(self.model.device)))
 
     @torch.inference_mode(False)
     @torch.no_grad()
@@ -222,7 +225,15 @@ class AdapterBank:
                 room[site.number][0][at : at + rank] = a
                 room[site.number][1][at : at + rank] = b * weight
             at += rank
-        return Held(" + ".join(f"{weight:g} {source.name}" for source, weight in key), layout, vector)
+        return self._finite(Held(" + ".join(f"{weight:g} {source.name}" for source, weight in key), layout, vector))
+
+    def _finite(self, held: Held) -> Held:
+        """The adapter, if it is one of numbers: else rows of others would be no numbers either, in the same batch."""
+        if not bool(torch.isfinite(held.vector).all()):
+            raise ContinualError(
+                f"adapter '{held.name}': some of its values are no finite numbers in {self.model.dtype}"
+            )
+        return held
 
     def _site(self, name: str, module: str, adapter: Lora) -> Site:
         base = getattr(self.model.config, "name_or_path", "") or type(self.model).__name__

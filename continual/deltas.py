@@ -188,7 +188,7 @@ class Stacked(Same):
     """All adapters' A side by side, (members x adapters x rank, inputs), and B (adapters x rank, outputs)."""
 
     masks: dict[int, torch.Tensor] = field(default_factory=dict)
-    """By the height of A: 1 where a row's own adapter stands, else 0; (rows, 1, height)."""
+    """By the height of A: where another adapter than the row's own stands; bool, (rows, 1, height)."""
 
     @staticmethod
     def entries(vectors: torch.Tensor, layout: Layout) -> dict[int, Entry]:
@@ -203,8 +203,10 @@ class Stacked(Same):
 
     def shared(self, x: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
         """Of each row only what its own adapter makes; all else is 0."""
-        mask = self.masks[a.shape[0]]
-        return nn.functional.linear(x.view(len(mask), -1, a.shape[1]), a).mul_(mask).view(-1, a.shape[0])
+        others = self.masks[a.shape[0]]
+        # Not times 0: what overflowed in another row's adapter would stay.
+        made = nn.functional.linear(x.view(len(others), -1, a.shape[1]), a).masked_fill_(others, 0)
+        return made.view(-1, a.shape[0])
 
 
 @dataclass
@@ -294,13 +296,13 @@ class Batch:
             self._stack = kept = (different, layout, Stacked.entries(vectors, layout))
         adapters, _, table = kept
         place = {held: n for n, held in enumerate(adapters)}
-        own = torch.zeros(len(rows), 1, 1, len(adapters), 1)
+        others = torch.ones(len(rows), 1, 1, len(adapters), 1, dtype=torch.bool)
         for n, row in enumerate(rows):
             if row is not None:
-                own[n, 0, 0, place[row]] = 1
-        own = own.to(different[0].vector)
+                others[n, 0, 0, place[row]] = False
+        others = others.to(different[0].vector.device)
         masks = {
-            block.members * len(adapters) * layout.rank: own.expand(-1, 1, block.members, -1, layout.rank)
+            block.members * len(adapters) * layout.rank: others.expand(-1, 1, block.members, -1, layout.rank)
             for block in layout.blocks
         }
         masks = {height: mask.reshape(len(rows), 1, height) for height, mask in masks.items()}

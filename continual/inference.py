@@ -41,17 +41,20 @@ def run_recipe(run_dir: Path) -> Recipe:
 def taught(run_dir: Path) -> dict[str, Path | None]:
     """What can be asked, by name: ``base``, every arm (its first run), every specialist by its task.
 
-    Further seeds and sweep points are ``<arm>/<run>`` and ``<task>/<run>``.
+    Further seeds and sweep points are ``<arm>/<run>`` and ``<task>/<run>``. Where several arms have specialists these
+    names are those of the recipe's first; the others' are ``<arm>/<run>/<task>``.
     """
     found: dict[str, Path | None] = {BASE: None}
-    for folder in Run(run_dir).runs():
+    arms = list(run_recipe(run_dir).arms)
+    for folder in sorted(Run(run_dir).runs(), key=lambda folder: arms.index(folder.parent.name)):
         arm, name = folder.parent.name, folder.name
         states = sorted((p for p in folder.glob("after/*") if p.name.isdigit()), key=lambda p: int(p.name))
         models = {arm: states[-1]} if states else {}
         models |= {p.name: p for p in sorted(folder.glob("specialists/*")) if not p.name.startswith(".")}
         for model, path in models.items():
             found.setdefault(model, path)
-            found[f"{model}/{name}"] = path
+            suffixed = f"{model}/{name}"
+            found[suffixed if suffixed not in found else f"{arm}/{name}/{model}"] = path
     return found
 
 

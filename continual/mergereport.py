@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from continual.errors import ContinualError
 from continual.evaluate import Exam, take
 from continual.execute import check_data
-from continual.inference import run_recipe
-from continual.lora import Lora
+from continual.inference import run_recipe, taught
+from continual.lora import Lora, load
 from continual.material import Material, gather
 from continual.merge import check_arguments, merge
 from continual.merged import put_on, random_like, scaled, specialists_in
@@ -26,9 +26,7 @@ from continual.merges import MERGES
 from continual.model import add_adapter
 from continual.recipe import Recipe
 from continual.report.merges import Found, Reference, picture, table
-from continual.route import FILE as ROUTER
-from continual.route import FOLDER as ROUTERS
-from continual.route import load_router
+from continual.route import has_router, load_router
 from continual.routing import specialists_of
 from continual.runs import Run, read_json, write_json, write_text
 from continual.score import score
@@ -215,8 +213,8 @@ def _references(
     yield Reference("specialists, own task", "bound", {task: answers[task][task]["score"] for task in tasks})
     for task in tasks:
         yield Reference(f"specialist {task}", "specialist", {other: answers[task][other]["score"] for other in tasks})
-    if (run_dir / ROUTERS / ROUTER).exists():
-        yield Reference("auto", "routed", _routed(run_dir, tasks, answers, examiner))
+    if has_router(run_dir):
+        yield Reference("auto", "routed", _routed(run_dir, tasks, examiner))
     for folder in Run(run_dir).runs():
         told = read_json(folder / "run.json")
         if folder.name == source.name and len(told["R"]) > 1 and told["teach"] != "specialists":
@@ -225,19 +223,20 @@ def _references(
                 yield Reference(f"arm {folder.parent.name}", told["teach"], {task: last[task] for task in tasks})
 
 
-def _routed(
-    run_dir: Path, tasks: Sequence[str], answers: Mapping[str, Mapping[str, Any]], examiner: Examiner
-) -> dict[str, float]:
-    """The scores of `auto`: for each row the answer of the specialist that the router picks."""
-    router, base = load_router(run_dir), examiner.answers(None)
+def _routed(run_dir: Path, tasks: Sequence[str], examiner: Examiner) -> dict[str, float]:
+    """The scores of `auto`: for each row the answer of whom the router picks."""
+    router, known = load_router(run_dir), taught(run_dir)
+    answers: dict[str | None, Mapping[str, Any]] = {None: examiner.answers(None)}
     found = {}
     for task in tasks:
         exam = examiner.exams[task]
         said = []
         for n, sample in enumerate(exam.samples):
             choice = router.pick(sample.prompt[-1].content)
-            who = choice.adapter.partition("/")[0] if choice.adapter is not None else None
-            told = answers[who] if who is not None and who in answers else base
-            said.append(told[task]["predictions"][n])
+            who = choice.adapter
+            if who is not None and who not in answers:  # a specialist, or who answers where none is sure
+                path = known[who]
+                answers[who] = examiner.answers(load(path) if path is not None else None)
+            said.append(answers[who][task]["predictions"][n])
         found[task] = score(exam.metric, said, list(exam.samples))
     return found

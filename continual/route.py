@@ -106,9 +106,11 @@ class Router:
         _, dual, left_out = best
         own = left_out[np.arange(len(label)), label]
         found = left_out.argmax(1) == label
-        thresholds = [
-            SLACK * float(np.quantile(own[(label == place) & found], REFUSED)) for place in range(len(names))
-        ]
+        thresholds = []
+        for place in range(len(names)):
+            mine = label == place
+            told = mine & found if (mine & found).any() else mine  # none was: two may be asked the same things
+            thresholds.append(SLACK * float(np.quantile(own[told], REFUSED)))
         return cls(names, terms, rarity, rows.T @ dual, np.array(thresholds), unsure, float(found.mean()))
 
     def pick(self, prompt: str) -> Choice:

@@ -113,8 +113,7 @@ def fit(run_dir: Path, samples: int, unsure: str | None, seed: int | None, conso
     folder = specialists_of(run_dir, recipe, seed)
     paths = [folder / "specialists" / task for task in recipe.tasks]
     adapters = {path.name: path for path in paths if path.is_dir()}
-    # Its plain name is that of the first run; see `inference.taught`.
-    called = {t: t if names.get(t) == path else f"{t}/{folder.name}" for t, path in adapters.items()}
+    called = {task: next(name for name, one in names.items() if one == path) for task, path in adapters.items()}
     prompts = written_prompts(run_dir, recipe, source_of(run_dir, recipe, folder), list(adapters), samples, console)
     router = Router.fit({called[task]: own for task, own in prompts.items()}, unsure=unsure)
     router.save(run_dir / FOLDER)

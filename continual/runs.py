@@ -102,6 +102,8 @@ WRITTEN = (
     "base",
     "plots",
     "recipe.yaml",
+    "router",
+    "merge-report",
     "results.json",
     "report.html",
     "report.md",

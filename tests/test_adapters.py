@@ -1,5 +1,6 @@
 """The bank of adapters: each row has the adapter that it asked for, whatever the others have."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from continual import deltas, lora
 from continual.adapters import AdapterBank
 from continual.decode import Decoder
 from continual.errors import ContinualError
+from continual.lora import Factors
 from continual.request import Chosen, Request
 
 IDS = torch.tensor([[9, 20, 31, 42], [7, 7, 8, 200], [5, 6, 7, 8], [100, 90, 80, 70]])
@@ -151,6 +153,30 @@ def test_a_common_beginning_is_not_shared_between_adapters() -> None:
     for request, ids in zip(requests, said, strict=True):
         changes = () if request.adapter is None else MIX if request.adapter == MIX else ((request.adapter, 1.0),)
         assert tuple(ids) == Decoder(added(*changes), [1], 0).generate([request.prompt], 6)[0].ids
+
+
+def test_what_is_no_number_reaches_nobody_else() -> None:
+    one, known = AdapterBank(tiny.model()), LORAS["b"]
+    wild = {name: Factors(factors.a.float() * 1e38, factors.b) for name, factors in known.factors.items()}
+    one.load("a", LORAS["a"])
+    one.load("wild", replace(known, factors=wild))  # finite, until it meets an input
+    one.use(["a"] * 4)
+    wanted = one.model(IDS).logits
+    one.use(["a"] * 4 + ["wild"] * 4)
+    torch.testing.assert_close(one.model(IDS.repeat(2, 1)).logits[:4], wanted)
+    with pytest.raises(ContinualError, match="some of its values are no finite numbers in torch.float32"):
+        one.hold((("a", 1e39),))
+    wrong = {name: Factors(factors.a, factors.b * float("nan")) for name, factors in known.factors.items()}
+    with pytest.raises(ContinualError, match="adapter 'x': some of its values"):
+        one.load("x", replace(known, factors=wrong))
+    assert one.names() == ["a", "wild"]
+
+
+def test_mixes_do_not_pile_up() -> None:
+    one = bank()
+    before = one.bytes
+    held = [one.hold((("a", 1.0), ("b", 1 + n / 100))) for n in range(5)]
+    assert one.bytes == before and one.hold((("a", 1.0), ("b", 1.0))) is held[0]  # while somebody uses it
 
 
 def test_after_decoding_the_model_is_the_base_again() -> None:

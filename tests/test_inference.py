@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 import tiny
+import yaml
 from conftest import make_world, teach
+from fake_run import write_arm
 from test_lora import adapter as make_adapter
 from test_talk import ARMS, CHEAP, greedy
 
@@ -24,6 +26,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return teach(make_world(tmp_path_factory.mktemp("inference")), arms=ARMS, adapter={"r": 8}, **CHEAP)
 
 
+SEVERAL = {
+    "model_name_or_path": "builtin:tinyworld",
+    "curriculum": ["answer"],
+    "adapter": {},
+    "training": {"learning_rate": 1e-3},
+    "arms": {"first": {"teach": "specialists"}, "also": {"teach": "specialists"}},
+    "output_dir": "runs/several",
+    "seeds": [0, 1],
+}
 NAMES = ["base", "finetune", "legs", "sound", "rehearsal"]
 
 
@@ -130,6 +141,24 @@ def test_a_character_of_several_tokens_comes_whole(run: Path, monkeypatch: pytes
     monkeypatch.setattr(inference.Decoder, "stream", lambda *_: iter(events))
     pieces = list(bank.stream(PROMPT, "base"))
     assert "".join(pieces) == "a 早b" and "早" in "".join(pieces[:-1]) and not any("\ufffd" in p for p in pieces)
+
+
+def test_specialists_of_several_arms_keep_their_names_apart(tmp_path: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SEVERAL, sort_keys=False))
+    for arm in ("also", "first"):
+        for seed in (0, 1):
+            folder = write_arm(tmp_path, arm, [[0.0]], teach="specialists", tasks=["legs"], seed=seed)
+            (folder / "specialists/legs").mkdir(parents=True)
+    found = {
+        name: str(path.relative_to(tmp_path / "arms")) for name, path in inference.taught(tmp_path).items() if path
+    }
+    assert found == {
+        "legs": "first/seed0/specialists/legs",
+        "legs/seed0": "first/seed0/specialists/legs",
+        "legs/seed1": "first/seed1/specialists/legs",
+        "also/seed0/legs": "also/seed0/specialists/legs",
+        "also/seed1/legs": "also/seed1/specialists/legs",
+    }
 
 
 def test_whole_models_answer_their_own_prompts(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from continual.errors import ContinualError
 from continual.mergereport import listed, merge_report
 from continual.rehearse.writer import ModelWriter
 from continual.report.merges import Found, picture
-from continual.route import load_router
+from continual.route import Choice, Router, load_router
 from continual.runs import read_json
 
 
@@ -82,6 +82,14 @@ def test_routed_rows_have_the_answers_of_who_was_picked(run: Path) -> None:
             assert by_kind["routed"][task] == specialists[f"specialist {task}"][task]
         if picked[task]["picked"] == {"unsure": picked[task]["prompts"]}:
             assert by_kind["routed"][task] == by_kind["base"][task]
+
+
+def test_who_answers_where_nobody_is_sure_answers_in_the_report_too(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Router, "pick", lambda self, prompt: Choice("multitask", False, {}, "not sure"))
+    by_kind = {one["kind"]: one["scores"] for one in measured(run, ("linear",), (1.0,))["references"]}
+    assert by_kind["routed"] == by_kind["multitask"] != by_kind["base"]
 
 
 def test_other_rows_are_refused(run: Path) -> None:

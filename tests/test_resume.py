@@ -90,7 +90,10 @@ def test_a_finished_run_is_not_taught_again(world: Path) -> None:
     before = {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")}
     teach(world)
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} == before
+    for derived in ("router", "merge-report"):  # of models that are thrown away
+        (run / derived).mkdir()
     teach(world, fresh=True)
+    assert not (run / "router").exists() and not (run / "merge-report").exists()
     assert {p: p.stat().st_mtime_ns for p in run.rglob("*.safetensors")} != before
 
 

@@ -84,6 +84,11 @@ def test_the_same_prompts_give_the_same_file(tmp_path: Path) -> None:
     assert first == second
 
 
+def test_two_that_are_asked_the_same_can_be_told_apart_by_nobody_and_are_routed_all_the_same() -> None:
+    router = Router.fit({"a": PROMPTS["legs"], "b": PROMPTS["legs"], "few": ["what is this ?", "and that ?"]})
+    assert set(router.names) == {"a", "b", "few"} and all(abs(one) < 10 for one in router.thresholds)
+
+
 def test_too_little_is_refused() -> None:
     with pytest.raises(ContinualError, match="two specialists"):
         Router.fit({"legs": PROMPTS["legs"]})

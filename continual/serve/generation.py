@@ -53,9 +53,11 @@ class Generation:
 
     async def completion_route(self, http: HttpRequest) -> Response:
         body = await read(http, CompletionBody)
+        prompts = [self._ids(prompt) for prompt in body.prompts]
+        if body.model == AUTO and len(prompts) > 1:
+            raise ApiError(400, "auto picks one adapter for a request: send one prompt in each", None, "prompt")
         first = body.prompts[0] if body.prompts else ""
         served, told = self._who(http, body, first if isinstance(first, str) else self.text(first))
-        prompts = [self._ids(prompt) for prompt in body.prompts]
         form = Form(body.model, self.text, body.top is not None, told)
         return await self._answer(http, body, served, prompts, form, strip=False)
 
