@@ -10,6 +10,7 @@ import numpy as np
 
 from continual.chat import Chat
 from continual.decode import Decoder
+from continual.rehearse import framed
 from continual.rehearse.check import BEFORE_ASKING, Draft, Page, rejection
 from continual.rehearse.frame import Frame
 from continual.rehearse.shape import Shape
@@ -57,6 +58,7 @@ class ModelWriter:
         writers: whose weights write; by default the model as it is.
         answerers: whose weights answer, where `relabel` or the check `consistent` asks.
         seed_words: how many first words of an earlier sample of the model's own stand after the cue; 0: none.
+        framed: whether what all prompts of a task begin and end with is put in; see `framed`.
     """
 
     chat: Chat
@@ -73,6 +75,7 @@ class ModelWriter:
     writers: Teachers = field(default_factory=Newest)
     answerers: Teachers = field(default_factory=Newest)
     seed_words: int = 0
+    framed: bool = False
     by_shape: bool = True
 
     def write(
@@ -90,7 +93,10 @@ class ModelWriter:
         seeds = {task: self._beginnings((earlier or {}).get(task, ())) for task in wanted}
         # All tasks in one batch: with many of them, each one's share alone would be too few to decode well.
         while draws := [(t, n) for t, page in drafts.items() for n in page.next_draws(self.top_up, self.max_tries)]:
-            written = self._answered(model, self._drawn(model, draws, seeds, limits, seed), limits)
+            written = self._drawn(model, draws, seeds, limits, seed)
+            if self.framed:
+                written = self._in_frames(model, draws, written, limits, seed)
+            written = self._answered(model, written, limits)
             for task, page in drafts.items():
                 mine = [draft for name, draft in written if name == task]
                 page.page.set_band([draft.logprob for draft in mine if draft.logprob is not None])
@@ -111,11 +117,11 @@ class ModelWriter:
         for weights, mine in _by_teacher(self.writers, model, draws):
             decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens)
             cues = [chat.bos_ids + chat.cue_ids(self._cue(task, n)) for task, n in mine]
-            begun = [self._begun(seeds[task], derive(seed, task, n, "beginning")) for task, n in mine]
+            begun = [self._begun(task, seeds[task], derive(seed, task, n, "beginning")) for task, n in mine]
             with wearing(model, weights or {}):
                 outputs = decoder.generate(
                     [cue + ids for cue, ids in zip(cues, begun, strict=True)],
-                    [limits[task] for task, _ in mine],
+                    [max(1, limits[task] - len(begin)) for (task, _), begin in zip(mine, begun, strict=True)],
                     self.sampling,
                     [derive(seed, task, n) for task, n in mine],
                     chat.stops_before_answer,
@@ -129,6 +135,45 @@ class ModelWriter:
                 text = chat.text([*begin, *(output.ids[:-1] if output.finished else output.ids)])
                 found.append((task, Draft(text, chat.parse(text), output.finished, len(output.ids), logprob=value)))
         return found
+
+    def _in_frames(
+        self,
+        model: Any,
+        draws: Sequence[tuple[str, int]],
+        drafts: Sequence[tuple[str, Draft]],
+        limits: Mapping[str, int],
+        seed: int,
+    ) -> list[tuple[str, Draft]]:
+        """The same drafts, in their task's frame, where one has been missed; the answer to that is drawn anew."""
+        chat, found = self.chat, list(drafts)
+        number = {task: iter([n for name, n in draws if name == task]) for task in limits}
+        numbers = [next(number[task]) for task, _ in drafts]
+        missed = [
+            (task, place)
+            for place, (task, draft) in enumerate(drafts)
+            if task in self.frames and self.frames[task].telling and not framed.is_whole(draft, self.frames[task])
+        ]
+        for weights, mine in _by_teacher(self.writers, model, missed):
+            decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens)
+            asked = [
+                framed.question_of(chat, drafts[place][1], self.frames[task], self.labels[task], limits[task])
+                for task, place in mine
+            ]
+            prompts = [chat.prompt_ids([question], self.max_new_tokens) for question in asked]
+            rooms = [self._room(limits[task], prompt) for (task, _), prompt in zip(mine, prompts, strict=True)]
+            seeds = [derive(seed, task, numbers[place], "answer") for task, place in mine]
+            with wearing(model, weights or {}):
+                outputs = decoder.generate(prompts, rooms, self.sampling, seeds)
+            for (task, place), question, output in zip(mine, asked, outputs, strict=True):
+                draft = drafts[place][1]
+                messages = (question, Message("assistant", chat.answer_text(output.ids)))
+                tokens = draft.tokens + len(output.ids)
+                found[place] = (task, replace(draft, messages=messages, finished=output.finished, tokens=tokens))
+        return found
+
+    def _room(self, limit: int, prompt: Sequence[int]) -> int:
+        """Tokens of an answer at most: a sample may not be longer than its task's, nor than the model can see."""
+        return max(1, min(limit, len(self.chat.bos_ids) + self.max_new_tokens - len(prompt)))
 
     def _answered(
         self, model: Any, drafts: Sequence[tuple[str, Draft]], limits: Mapping[str, int]
@@ -149,9 +194,7 @@ class ModelWriter:
             prompts = [self.chat.prompt_ids(messages[:-1], self.max_new_tokens) for messages in asked]
             with wearing(model, weights or {}):
                 # Without a cue, as whenever the model is asked something.
-                # Nor longer than a sample may be: a model may have no more positions.
-                most = len(self.chat.bos_ids) + self.max_new_tokens
-                rooms = [max(1, min(limits[t], most - len(p))) for (t, _), p in zip(mine, prompts, strict=True)]
+                rooms = [self._room(limits[task], prompt) for (task, _), prompt in zip(mine, prompts, strict=True)]
                 outputs = decoder.generate(prompts, rooms)
             for (task, n), output in zip(mine, outputs, strict=True):
                 answered[n] = (
@@ -182,8 +225,10 @@ class ModelWriter:
         questions = [s.messages[0].content for s in earlier if s.reason is None and s.messages]
         return [" ".join(question.split()[: self.seed_words]) for question in questions]
 
-    def _begun(self, beginnings: Sequence[str], seed: int) -> list[int]:
+    def _begun(self, task: str, beginnings: Sequence[str], seed: int) -> list[int]:
         """The ids of a user's turn that begins with some of these words; none where there are none."""
+        if self.framed and task in self.frames:
+            return framed.opening(self.chat, self.frames[task])
         if not beginnings:
             return []
         return self.chat.opening_ids(beginnings[int(np.random.default_rng(seed).integers(len(beginnings)))])
