@@ -18,6 +18,9 @@ FACTORS = (0.6, 0.8, 1.25, 1.6)
 """What a single weight is multiplied with."""
 SWEEPS = 2
 """How often each weight has its turn at most."""
+BEFORE = "the merge"
+"""What stands in the place of the new task, where samples are written to tune a merge on. Their text lies in
+`trials/`."""
 
 
 @dataclass
