@@ -33,7 +33,15 @@ from continual.stream_settings import TOLD, Stream, unannounced
 DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
 """What a recipe without `arms` teaches."""
 
-NOT_SWEPT = ("arms", "output_dir", "seeds", "sweep", "training.bf16")
+NOT_SWEPT = {
+    "arms": "",
+    "model_name_or_path": ": all that a run leaves stands on one base model; make a run for each",
+    "output_dir": "",
+    "seeds": "; seeds have a key of their own",
+    "sweep": "",
+    "training.bf16": "",
+}
+"""Keys that a sweep cannot vary, and what is to be said of it."""
 
 
 class Recipe(Settings):
@@ -370,7 +378,7 @@ def _wrong_with_point(recipe: Recipe, settings: Mapping[str, Any]) -> Sequence[s
 def _wrong_with_swept_key(key: str, arms: Mapping[str, Arm] | None) -> str | None:
     parts = key.split(".")
     if key in NOT_SWEPT:
-        return "cannot be swept; seeds have a key of their own" if key == "seeds" else "cannot be swept"
+        return f"cannot be swept{NOT_SWEPT[key]}"
     if parts[0] == "arms" and arms is not None and parts[1] not in arms:
         return f"there is no arm '{parts[1]}'{did_you_mean(parts[1], arms)}"
     for depth in range(1, len(parts) + 1):

@@ -256,6 +256,13 @@ def test_sweep_mistakes_are_told_with_their_line():
     ]
 
 
+def test_the_base_cannot_be_swept():
+    assert mistakes(GOOD + "sweep: {model_name_or_path: [a, b]}\n") == [
+        "mine.yaml:9: sweep.model_name_or_path: cannot be swept: all that a run leaves stands on one base model; "
+        "make a run for each"
+    ]
+
+
 def test_swept_values_must_fit():
     text = GOOD + "sweep:\n  adapter.r: [4, 0]\n  curriculum: [[edit, translate], [edit]]\n"
     assert mistakes(text) == [
