@@ -50,6 +50,15 @@ def checked_arms(
     return arms
 
 
+def asked_of(arm: Arm, arms: Mapping[str, Arm]) -> str | None:
+    """The arm whose specialists an arm asks; None: it asks none."""
+    rehearsal = arm.rehearsal
+    if arm.teach not in ("merge", "distill") and (rehearsal is None or not rehearsal.asks_specialists):
+        return None
+    named = arm.of or (rehearsal.specialists if rehearsal is not None else None)
+    return named or next((name for name, other in arms.items() if other.teach == "specialists"), None)
+
+
 def _wrong_specialists(arm: Arm, arms: dict[str, Arm]) -> list[Problem]:
     """What is wrong where an arm's rehearsal asks specialists."""
     rehearsal = arm.rehearsal

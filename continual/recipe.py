@@ -16,7 +16,7 @@ from pydantic import (
 
 from continual import overrides as overriding
 from continual import yamlfile
-from continual.arm_checks import checked_arms
+from continual.arm_checks import asked_of, checked_arms
 from continual.errors import ContinualError
 from continual.evaluate_settings import Evaluate
 from continual.paths import shipped
@@ -246,11 +246,9 @@ class Recipe(Settings):
 
     def specialists_of(self, arm: Arm, seed: int, settings: Mapping[str, Any]) -> str:
         """``<arm>/<run>`` of the specialists that an arm asks: those of the same seed and sweep point."""
-        known = [name for name, other in self.arms.items() if other.teach == "specialists"]
-        chosen = arm.of or (arm.rehearsal.specialists if arm.rehearsal is not None else None) or known[0]
         # Specialists have no order, and what is swept of this arm is not swept of theirs.
         shared = {key: value for key, value in settings.items() if not key.startswith("arms.")}
-        return f"{chosen}/{overriding.run_name(seed, shared)}"
+        return f"{asked_of(arm, self.arms)}/{overriding.run_name(seed, shared)}"
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, as plain data; a recipe made from it has the same settings."""
@@ -384,4 +382,10 @@ def _wrong_with_swept_key(key: str, arms: Mapping[str, Arm] | None) -> str | Non
     for depth in range(1, len(parts) + 1):
         if annotation_at(Recipe, parts[:depth]) is None:
             return f"there is no setting '{'.'.join(parts[:depth])}'"
+    asking = [
+        name for name, arm in (arms or {}).items() if parts[0] == "arms" and asked_of(arm, arms or {}) == parts[1]
+    ]
+    if asking:
+        told = "asks the specialists of this arm, and of several would not know which"
+        return f"{asking[0]} {told}; give each value an arm of its own, or sweep the key of the recipe"
     return None

@@ -263,6 +263,19 @@ def test_the_base_cannot_be_swept():
     ]
 
 
+@pytest.mark.parametrize(
+    "asking", ["teach: merge, method: ties", "teach: distill, of: slow", "rehearsal: {distill: {teacher: specialist}}"]
+)
+def test_specialists_that_others_ask_cannot_be_swept(asking):
+    text = GOOD.replace("teach: multitask", "teach: specialists, rehearsal: {}") + "  all: {" + asking + "}\n"
+    (line,) = mistakes(text + "sweep: {arms.slow.training.learning_rate: [1, 2]}\n")
+    assert line.startswith(
+        "mine.yaml:10: sweep.arms.slow.training.learning_rate: all asks the specialists of this arm"
+    )
+    assert load(text + "sweep: {training.learning_rate: [1, 2]}\n").sweep
+    assert load(text + "sweep: {arms.finetune.training.learning_rate: [1, 2]}\n").sweep
+
+
 def test_swept_values_must_fit():
     text = GOOD + "sweep:\n  adapter.r: [4, 0]\n  curriculum: [[edit, translate], [edit]]\n"
     assert mistakes(text) == [
