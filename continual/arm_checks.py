@@ -107,8 +107,12 @@ def generalist_problems(arm: Arm, name: str, arms: Mapping[str, Arm], adapter: A
         found += _merging_problems(arm, adapter)
     elif arm.method is not None or arm.method_args:
         found.append(Problem(("method",), "is of a merge; set start_from: merged"))
-    if arm.teach == "distill" and arm.start_from == "merged" and adapter is not None and adapter.rank_pattern:
-        found.append(Problem(("start_from",), "merged has one rank everywhere; take adapter.rank_pattern out"))
+    if arm.teach == "distill" and arm.start_from == "merged" and adapter is not None:
+        if adapter.rank_pattern:
+            found.append(Problem(("start_from",), "merged has one rank everywhere; take adapter.rank_pattern out"))
+        if arm.rank is not None and arm.rank > adapter.r:
+            told = f"is larger than adapter.r, {adapter.r}: what starts from the merge could not hold it"
+            found.append(Problem(("rank",), told))
     if arm.plugin is not None:
         found.append(Problem(("plugin",), f"teach: {arm.teach} has no tasks one after another"))
     return found

@@ -191,6 +191,7 @@ def test_what_does_not_fit_is_told(world: Path, arm: dict[str, Any], said: str) 
         ({"arms": {"specialists": APART, "x": ARMS["ties"]}, "adapter": {"use_dora": True}}, "use_dora"),
         ({"arms": {"specialists": APART, "x": ARMS["ties"]}, "start": "somewhere"}, "count several times"),
         ({"arms": {"specialists": APART, "x": ARMS["warm"]}, "adapter": {"rank_pattern": {"q_proj": 2}}}, "one rank"),
+        ({"arms": {"specialists": APART, "x": {**ARMS["warm"], "rank": 5}}}, "rank: is larger than adapter.r, 4"),
     ],
 )
 def test_what_does_not_fit_the_recipe_is_told(world: Path, changes: dict[str, Any], said: str) -> None:
