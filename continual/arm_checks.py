@@ -12,6 +12,8 @@ OF_A_SEQUENCE = ("budget", "fresh", "schedule", "share", "when", "seed_words", "
 OF_A_MERGE = ("scale", "rank", "tune_on", "tune_samples")
 NO_FACTORS = ("use_dora", "modules_to_save")
 """Settings of an adapter whose change is no product of two matrices."""
+TAKEN = {"base": "the untaught model", "auto": "whomever a router picks"}
+"""Names under which one asks somebody else than an arm."""
 
 
 def checked_arms(
@@ -34,8 +36,8 @@ def checked_arms(
             problems.append(
                 Problem((name,), "an arm's name may hold letters, digits, - and _ only: it names a folder")
             )
-        if name == "base" or name in tasks:
-            whose = "the untaught model" if name == "base" else "a task, and of its specialist"
+        if name in TAKEN or name in tasks:
+            whose = TAKEN.get(name, "a task, and of its specialist")
             problems.append(Problem((name,), f"this is the name of {whose}: one could not tell whom to ask"))
         if arm.teach in ("specialists", "merge", "distill") and adapter is None:
             problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))

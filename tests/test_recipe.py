@@ -157,6 +157,12 @@ def test_arms_name_folders():
     assert mistakes(GOOD.replace("slow:", "../slow:"))[0].startswith("mine.yaml:8: arms.../slow: an arm's name")
 
 
+@pytest.mark.parametrize("name", ["base", "auto", "edit"])
+def test_an_arm_has_no_name_by_which_another_is_asked(name):
+    (line,) = mistakes(GOOD.replace("slow:", f"{name}:"))
+    assert line.startswith(f"mine.yaml:8: arms.{name}: this is the name of")
+
+
 def test_a_task_comes_once():
     assert mistakes(GOOD.replace("[translate,", "[edit, translate,")) == [
         "mine.yaml:2: curriculum.2: task 'edit' is in the curriculum twice"
