@@ -219,7 +219,9 @@ def _references(
         yield Reference("auto", "routed", _routed(run_dir, tasks, answers, examiner))
     for folder in Run(run_dir).runs():
         told = read_json(folder / "run.json")
-        if folder.name == source.name and len(told["R"]) > 1 and told["teach"] != "specialists":
+        # Of an arm that learns task after task, killed or stopped by its guard, the last row is not its end.
+        rows = 1 + (len(told["steps"]) if told["teach"] == "sequential" else 1)
+        if folder.name == source.name and len(told["R"]) == rows and told["teach"] != "specialists":
             last = dict(zip(told["tasks"], told["R"][-1], strict=True))
             if all(last.get(task) is not None for task in tasks):
                 yield Reference(f"arm {folder.parent.name}", told["teach"], {task: last[task] for task in tasks})

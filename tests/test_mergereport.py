@@ -1,6 +1,7 @@
 """A run's specialists merged by several methods and scales, and routed, beside what they come from."""
 
 import io
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from continual.mergereport import listed, merge_report
 from continual.rehearse.writer import ModelWriter
 from continual.report.merges import Found, picture
 from continual.route import load_router
-from continual.runs import read_json
+from continual.runs import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +63,26 @@ def test_every_reference_row_is_there(run: Path) -> None:
         best = max(one["dev"], key=lambda point: point["mean"])
         assert one["scale"] == best["scale"]
     assert (run / "merge-report/scales.svg").read_text(encoding="utf-8").startswith("<svg")
+
+
+def test_an_arm_that_did_not_reach_its_end_is_left_out(run: Path) -> None:
+    folder = run / "arms/half/seed0"
+    told = {
+        "teach": "sequential",
+        "steps": ["sound", "legs"],
+        "tasks": ["sound", "legs"],
+        "R": [[0.0, 0.0], [0.5, 0.2]],
+    }
+
+    def names(rows: list[list[float]]) -> list[str]:
+        write_json(folder / "run.json", {**told, "R": rows})
+        return [one["name"] for one in measured(run, ("linear",), (1.0,))["references"]]
+
+    try:
+        assert "arm half" not in names(told["R"])
+        assert "arm half" in names([*told["R"], [0.4, 0.6]])
+    finally:
+        shutil.rmtree(folder.parent)
 
 
 def test_what_was_measured_is_not_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
