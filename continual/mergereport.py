@@ -21,7 +21,7 @@ from continual.inference import run_recipe
 from continual.lora import Lora
 from continual.material import Material, gather
 from continual.merge import check_arguments, merge
-from continual.merged import put_on, random_like, scaled, specialists_in
+from continual.merged import check_start, put_on, random_like, scaled, specialists_in
 from continual.merges import MERGES
 from continual.model import add_adapter
 from continual.recipe import Recipe
@@ -116,10 +116,11 @@ def merge_report(
         data_root, folders: where the data and the tasks are, as for the run.
 
     Raises:
-        ContinualError: there are no specialists, a method cannot be used, or the data is not that of the run.
+        ContinualError: there are no specialists, they or a method cannot be used, or the data is not that of the run.
     """
     recipe = run_recipe(run_dir)
     source = specialists_of(run_dir, recipe, seed)
+    check_start(source)
     told = read_json(source / "run.json")
     recipe = recipe.with_set(told["set"]) if told["set"] else recipe
     material = _material(run_dir, recipe, told["seed"], data_root, folders)

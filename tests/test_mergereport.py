@@ -116,6 +116,17 @@ def test_other_rows_are_refused(run: Path) -> None:
         data.write_text(rows, encoding="utf-8")
 
 
+def test_specialists_that_share_a_start_are_refused(run: Path) -> None:
+    file = run / "recipe.yaml"
+    written = file.read_text(encoding="utf-8")
+    try:
+        file.write_text(written.replace("start: null", "start: elsewhere"), encoding="utf-8")
+        with pytest.raises(ContinualError, match="count several times"):
+            measured(run, ("linear",), (1.0,))
+    finally:
+        file.write_text(written, encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("methods", "scales", "said"),
     [("tiez", "", "ties"), ("regmean", "", "each specialist's data"), ("", "a,b", "numbers"), ("", "0,1", "larger")],
