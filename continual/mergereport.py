@@ -123,9 +123,13 @@ def merge_report(
     check_start(source)
     told = read_json(source / "run.json")
     recipe = recipe.with_set(told["set"]) if told["set"] else recipe
-    material = _material(run_dir, recipe, told["seed"], data_root, folders)
     tasks = list(recipe.measured)
+    for method in methods:
+        most = MERGES[method].at_most
+        if most is not None and len(tasks) > most:
+            raise ContinualError(f"--methods {method}: it merges {most} adapters only; here are {len(tasks)}")
     loras = specialists_in(source, tasks)
+    material = _material(run_dir, recipe, told["seed"], data_root, folders)
     evaluated = run_dir / FOLDER / "evaluated"
     asked = [recipe.evaluate.split, recipe.evaluate.limit, material.fingerprints]
     final = Examiner(material, evaluated, material.exams, json.dumps(asked, sort_keys=True))

@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from test_generalist import ADAPTER, APART, written
 from continual import mergereport, routing
 from continual.errors import ContinualError
 from continual.mergereport import listed, merge_report
+from continual.merges import MERGES
 from continual.rehearse.writer import ModelWriter
 from continual.report.merges import Found, picture
 from continual.route import load_router
@@ -114,6 +116,15 @@ def test_other_rows_are_refused(run: Path) -> None:
             measured(run, ("linear",), (1.0,))
     finally:
         data.write_text(rows, encoding="utf-8")
+
+
+def test_a_method_for_fewer_adapters_is_refused_before_anything_is_measured(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MERGES, "slerp", replace(MERGES["slerp"], at_most=1))
+    monkeypatch.setattr(mergereport, "gather", lambda *given: pytest.fail("the data was read"))
+    with pytest.raises(ContinualError, match="--methods slerp: it merges 1 adapters only; here are 2"):
+        measured(run, ("linear", "slerp"), (0.3,))
 
 
 def test_specialists_that_share_a_start_are_refused(run: Path) -> None:
