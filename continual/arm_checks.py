@@ -12,6 +12,8 @@ OF_A_SEQUENCE = ("budget", "fresh", "schedule", "share", "when", "seed_words", "
 OF_A_MERGE = ("scale", "rank", "tune_on", "tune_samples")
 NO_FACTORS = ("use_dora", "modules_to_save")
 """Settings of an adapter whose change is no product of two matrices."""
+TAKEN = {"base": "the untaught model", "auto": "whomever a router picks"}
+"""Names under which one asks somebody else than an arm."""
 
 
 def checked_arms(
@@ -34,8 +36,8 @@ def checked_arms(
             problems.append(
                 Problem((name,), "an arm's name may hold letters, digits, - and _ only: it names a folder")
             )
-        if name == "base" or name in tasks:
-            whose = "the untaught model" if name == "base" else "a task, and of its specialist"
+        if name in TAKEN or name in tasks:
+            whose = TAKEN.get(name, "a task, and of its specialist")
             problems.append(Problem((name,), f"this is the name of {whose}: one could not tell whom to ask"))
         if arm.teach in ("specialists", "merge", "distill") and adapter is None:
             problems.append(Problem((name, "teach"), "specialists are adapters; the recipe has no `adapter`"))
@@ -48,6 +50,15 @@ def checked_arms(
     if problems:
         raise problems_error(problems)
     return arms
+
+
+def asked_of(arm: Arm, arms: Mapping[str, Arm]) -> str | None:
+    """The arm whose specialists an arm asks; None: it asks none."""
+    rehearsal = arm.rehearsal
+    if arm.teach not in ("merge", "distill") and (rehearsal is None or not rehearsal.asks_specialists):
+        return None
+    named = arm.of or (rehearsal.specialists if rehearsal is not None else None)
+    return named or next((name for name, other in arms.items() if other.teach == "specialists"), None)
 
 
 def _wrong_specialists(arm: Arm, arms: dict[str, Arm]) -> list[Problem]:
@@ -98,8 +109,12 @@ def generalist_problems(arm: Arm, name: str, arms: Mapping[str, Arm], adapter: A
         found += _merging_problems(arm, adapter)
     elif arm.method is not None or arm.method_args:
         found.append(Problem(("method",), "is of a merge; set start_from: merged"))
-    if arm.teach == "distill" and arm.start_from == "merged" and adapter is not None and adapter.rank_pattern:
-        found.append(Problem(("start_from",), "merged has one rank everywhere; take adapter.rank_pattern out"))
+    if arm.teach == "distill" and arm.start_from == "merged" and adapter is not None:
+        if adapter.rank_pattern:
+            found.append(Problem(("start_from",), "merged has one rank everywhere; take adapter.rank_pattern out"))
+        if arm.rank is not None and arm.rank > adapter.r:
+            told = f"is larger than adapter.r, {adapter.r}: what starts from the merge could not hold it"
+            found.append(Problem(("rank",), told))
     if arm.plugin is not None:
         found.append(Problem(("plugin",), f"teach: {arm.teach} has no tasks one after another"))
     return found

@@ -32,6 +32,7 @@ from continual.methods.inclora import IncLoRAPlugin
 from continual.methods.lesson import Lesson
 from continual.methods.rehearsal import RehearsalPlugin
 from continual.methods.restart import RestartPlugin
+from continual.ownwords import ALL
 from continual.plugin import MethodPlugin, Stateful
 from continual.progress import Teller
 from continual.recipe import Recipe
@@ -47,6 +48,7 @@ from continual.seeds import derive
 from continual.settings import Arm, Training
 from continual.stream import spans
 from continual.teach import Teaching, multitask, sequential, specialists
+from continual.tuning import BEFORE
 
 
 def teach_arm(recipe: Recipe, name: str, material: Material, record: Record, teller: Teller) -> None:
@@ -134,12 +136,12 @@ def generalise(
         assert writing is not None
         wanted = dict.fromkeys(record.order, arm.tune_samples)
         asking = writing.model_copy(update={"relabel": "specialist"})
-        return written(asking, wanted, "trials", spent)
+        return written(asking, wanted, "trials", spent, BEFORE)
 
-    def written(rehearsal: Rehearsal, wanted: Mapping[str, int], into: str, spent: Spent) -> Any:
+    def written(rehearsal: Rehearsal, wanted: Mapping[str, int], into: str, spent: Spent, before: str = ALL) -> Any:
         asking = rehearsal.model_copy(update={"writer": "specialist"})
         folder = record.folder / into
-        return written_rows(material, asking, source, wanted, folder, teaching.collate, spent, teller)
+        return written_rows(material, asking, source, wanted, folder, teaching.collate, spent, teller, before)
 
     if arm.teach == "merge":
         assert how is not None

@@ -22,7 +22,7 @@ from continual.merged import How, merged, put_on, specialists_in
 from continual.methods.distill import DistillPlugin
 from continual.methods.rehearsal import told_in_words
 from continual.model import add_adapter
-from continual.ownwords import kept_samples, longest_rows, own_words, shapes_of_rows, specialist_writer, told
+from continual.ownwords import ALL, kept_samples, longest_rows, own_words, shapes_of_rows, specialist_writer, told
 from continual.peak_memory import peak, reset_peak
 from continual.plugin import LossPlugin, MethodPlugin
 from continual.progress import Teller
@@ -183,21 +183,25 @@ def written_rows(
     collate: Any,
     spent: Spent,
     teller: Teller,
+    before: str = ALL,
 ) -> dict[str, list[Sample]]:
     """What the specialists write themselves.
 
     Args:
         rehearsal: how they write.
         folder: where the text is kept.
+        spent: what this took is added to it.
+        before: what the report calls that which is learned of it.
     """
     teachers = Specialists(specialists, {})
     writer = specialist_writer(rehearsal, material, teachers)
     shapes = shapes_of_rows(material, longest_rows(material, collate))
     seed = derive(material.seed, "rehearsal", "specialists")
     written = own_words(material.student(), writer, wanted, seed, folder, shapes)
-    spent.rehearsed = told(material, wanted, written)
-    spent.generated_tokens = sum(sample.tokens for samples in written.values() for sample in samples)
-    for entry in spent.rehearsed:
+    entries = told(material, wanted, written, before)
+    spent.rehearsed += entries
+    spent.generated_tokens += sum(sample.tokens for samples in written.values() for sample in samples)
+    for entry in entries:
         teller.say(told_in_words(entry))
     return kept_samples(material, written)
 
@@ -259,5 +263,5 @@ def distill_specialists(
     shared = replace(hyperparameters[record.order[0]], num_train_epochs=together)
     checkpoints, seed = record.folder / "checkpoints", derive(material.seed, "train")
     pupil = Pupil(material, model, shared, seed, teaching, methods, checkpoints, teller)
-    pupil.learn(lessons[0], "what the specialists wrote", folder)
+    pupil.learn(lessons[0], "what the specialists wrote", folder, peak_before=peak())
     put(record, material, 1, "all", model, missing, folder, teller)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 from continual.adapters import AdapterBank
 from continual.chat import Chat
@@ -196,7 +196,7 @@ class Taught:
     def generate(
         self,
         prompts: Sequence[Prompt],
-        adapters: Sequence[Who] | str | None = None,
+        adapters: Sequence[Who] | Mix | str | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
         temperature: float = 0.0,
@@ -209,7 +209,7 @@ class Taught:
         """Answer all prompts, together in one batch whoever answers them.
 
         Args:
-            adapters: who answers each prompt, or one name for all; the run's preferred one if left out.
+            adapters: who answers each prompt, or one name or mix for all; the run's preferred one if left out.
             temperature: 0 takes the likeliest token, and the settings after it are those of `Sampling`.
             seed: with a prompt's place in the list it decides what is drawn for it.
 
@@ -221,7 +221,11 @@ class Taught:
         """
         if adapters is None:
             adapters = preferred(self.run_dir)
-        asked: list[Who] = [adapters] * len(prompts) if isinstance(adapters, str) else list(adapters)
+        asked: list[Who]
+        if isinstance(adapters, str) or _is_mix(adapters):
+            asked = [cast(Who, adapters)] * len(prompts)
+        else:
+            asked = list(cast(Sequence[Who], adapters))
         if len(asked) != len(prompts):
             raise ContinualError(f"there are {len(prompts)} prompts and {len(asked)} adapters: give one for each")
         each = [self._picked(who, prompt) for who, prompt in zip(asked, prompts, strict=True)]
@@ -303,6 +307,12 @@ class Taught:
                     self._whole[name] = self.model(name)
             decoder = Decoder(self._whole[name], self.chat.stop_ids, self.chat.end_id, text=self.chat.text)
             yield decoder, [n for n, one in enumerate(each) if one == who]
+
+
+def _is_mix(adapters: Sequence[Who] | Mix) -> bool:
+    """Whether this is one mix, names with weights, and not a list of those who answer."""
+    pairs = (isinstance(one, tuple) and len(one) == 2 and isinstance(one[0], str) for one in adapters)
+    return isinstance(adapters, tuple) and bool(adapters) and all(pairs)
 
 
 def _named(who: Who) -> list[str]:

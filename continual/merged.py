@@ -7,10 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.lora import Factors, Lora
 from continual.merge import check_weights, merge
+from continual.runs import read_json
 from continual.tuning import Tuned, tune_each, tune_scale
 
 guard()
@@ -121,6 +124,24 @@ def norm(factors: Factors) -> float:
     """The Frobenius norm of b a, from the r x r matrices b'b and a a' alone."""
     a, b = factors.a.double(), factors.b.double()
     return float(((b.T @ b) * (a @ a.T)).sum().clamp_min(0).sqrt())
+
+
+def check_start(home: Path) -> None:
+    """See that specialists share nothing that a merge would count several times.
+
+    Args:
+        home: the run of their arm.
+
+    Raises:
+        ContinualError: the recipe went on with an adapter.
+    """
+    run_dir = home.resolve().parents[2]
+    recipe = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+    start = {**recipe, **read_json(home / "run.json")["set"]}.get("start")  # older recipes do not know the key
+    if start is not None:
+        raise ContinualError(
+            f"{home}: what `start` goes on with ({start}) is in every specialist, and would count several times"
+        )
 
 
 def specialists_in(folder: Path, tasks: Sequence[str]) -> list[Lora]:

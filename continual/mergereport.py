@@ -21,7 +21,7 @@ from continual.inference import run_recipe, taught
 from continual.lora import Lora, load
 from continual.material import Material, gather
 from continual.merge import check_arguments, merge
-from continual.merged import put_on, random_like, scaled, specialists_in
+from continual.merged import check_start, put_on, random_like, scaled, specialists_in
 from continual.merges import MERGES
 from continual.model import add_adapter
 from continual.recipe import Recipe
@@ -114,15 +114,20 @@ def merge_report(
         data_root, folders: where the data and the tasks are, as for the run.
 
     Raises:
-        ContinualError: there are no specialists, a method cannot be used, or the data is not that of the run.
+        ContinualError: there are no specialists, they or a method cannot be used, or the data is not that of the run.
     """
     recipe = run_recipe(run_dir)
     source = specialists_of(run_dir, recipe, seed)
+    check_start(source)
     told = read_json(source / "run.json")
     recipe = recipe.with_set(told["set"]) if told["set"] else recipe
-    material = _material(run_dir, recipe, told["seed"], data_root, folders)
     tasks = list(recipe.measured)
+    for method in methods:
+        most = MERGES[method].at_most
+        if most is not None and len(tasks) > most:
+            raise ContinualError(f"--methods {method}: it merges {most} adapters only; here are {len(tasks)}")
     loras = specialists_in(source, tasks)
+    material = _material(run_dir, recipe, told["seed"], data_root, folders)
     evaluated = run_dir / FOLDER / "evaluated"
     asked = [recipe.evaluate.split, recipe.evaluate.limit, material.fingerprints]
     final = Examiner(material, evaluated, material.exams, json.dumps(asked, sort_keys=True))
@@ -217,7 +222,9 @@ def _references(
         yield Reference("auto", "routed", _routed(run_dir, tasks, examiner))
     for folder in Run(run_dir).runs():
         told = read_json(folder / "run.json")
-        if folder.name == source.name and len(told["R"]) > 1 and told["teach"] != "specialists":
+        # Of an arm that learns task after task, killed or stopped by its guard, the last row is not its end.
+        rows = 1 + (len(told["steps"]) if told["teach"] == "sequential" else 1)
+        if folder.name == source.name and len(told["R"]) == rows and told["teach"] != "specialists":
             last = dict(zip(told["tasks"], told["R"][-1], strict=True))
             if all(last.get(task) is not None for task in tasks):
                 yield Reference(f"arm {folder.parent.name}", told["teach"], {task: last[task] for task in tasks})

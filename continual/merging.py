@@ -17,6 +17,7 @@ from continual.guard import guard
 from continual.listing import find_run
 from continual.lora import Lora
 from continual.merge import Merged, changes, check_arguments, check_weights, merge
+from continual.merged import check_start
 from continual.merges import MERGES
 from continual.model import load_model, load_tokenizer, resolve
 from continual.problems import did_you_mean
@@ -61,12 +62,15 @@ def adapters(source: str) -> list[Path]:
     """The adapters' folders of a source: itself, those in it, or the specialists of a run in the order of its tasks.
 
     Raises:
-        ContinualError: there is none, or the run has several sets of specialists.
+        ContinualError: there is none, the run has several sets of specialists, or they share an adapter that they
+            went on with.
     """
     folder = Path(source)
     if (folder / lora.CONFIG).is_file():
         return [folder]
     if found := _inside(folder):
+        if folder.name == "specialists" and (folder.parent / "run.json").is_file():
+            check_start(folder.parent)
         return found
     run = find_run(source)
     sets = [owner / "specialists" for owner in Run(run).runs() if _inside(owner / "specialists")]
@@ -74,6 +78,7 @@ def adapters(source: str) -> list[Path]:
         raise ContinualError(f"{run}: no arm has specialists; an arm with `teach: specialists` makes them")
     if len(sets) > 1:
         raise ContinualError(f"{run} has several sets of specialists; name one: {', '.join(map(str, sets))}")
+    check_start(sets[0].parent)
     order = read_json(sets[0].parent / "run.json")["order"]
     return sorted(_inside(sets[0]), key=lambda adapter: order.index(adapter.name))
 

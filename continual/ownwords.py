@@ -86,13 +86,17 @@ def kept_samples(material: Material, written: Mapping[str, Sequence[Written]]) -
 
 
 def told(
-    material: Material, wanted: Mapping[str, int], written: Mapping[str, Sequence[Written]]
+    material: Material, wanted: Mapping[str, int], written: Mapping[str, Sequence[Written]], before: str = ALL
 ) -> list[dict[str, Any]]:
-    """What was written of each task, for the report."""
+    """What was written of each task, for the report.
+
+    Args:
+        before: what stands in the place of the new task.
+    """
     likeness = Likeness(material.samples, material.frames, material.label_sets)
     found = []
     for task, samples in written.items():
         kept = [s.messages for s in samples if s.reason is None and s.messages is not None]
-        counts = summary(ALL, task, 1, wanted[task], samples, real=False)
+        counts = summary(before, task, 1, wanted[task], samples, real=False)
         found.append({**counts, **likeness.of(task, kept)})
     return found

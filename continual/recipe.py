@@ -16,7 +16,7 @@ from pydantic import (
 
 from continual import overrides as overriding
 from continual import yamlfile
-from continual.arm_checks import checked_arms
+from continual.arm_checks import asked_of, checked_arms
 from continual.errors import ContinualError
 from continual.evaluate_settings import Evaluate
 from continual.paths import shipped
@@ -33,7 +33,15 @@ from continual.stream_settings import TOLD, Stream, unannounced
 DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
 """What a recipe without `arms` teaches."""
 
-NOT_SWEPT = ("arms", "output_dir", "seeds", "sweep", "training.bf16")
+NOT_SWEPT = {
+    "arms": "",
+    "model_name_or_path": ": all that a run leaves stands on one base model; make a run for each",
+    "output_dir": "",
+    "seeds": "; seeds have a key of their own",
+    "sweep": "",
+    "training.bf16": "",
+}
+"""Keys that a sweep cannot vary, and what is to be said of it."""
 
 
 class Recipe(Settings):
@@ -238,11 +246,9 @@ class Recipe(Settings):
 
     def specialists_of(self, arm: Arm, seed: int, settings: Mapping[str, Any]) -> str:
         """``<arm>/<run>`` of the specialists that an arm asks: those of the same seed and sweep point."""
-        known = [name for name, other in self.arms.items() if other.teach == "specialists"]
-        chosen = arm.of or (arm.rehearsal.specialists if arm.rehearsal is not None else None) or known[0]
         # Specialists have no order, and what is swept of this arm is not swept of theirs.
         shared = {key: value for key, value in settings.items() if not key.startswith("arms.")}
-        return f"{chosen}/{overriding.run_name(seed, shared)}"
+        return f"{asked_of(arm, self.arms)}/{overriding.run_name(seed, shared)}"
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, as plain data; a recipe made from it has the same settings."""
@@ -370,10 +376,16 @@ def _wrong_with_point(recipe: Recipe, settings: Mapping[str, Any]) -> Sequence[s
 def _wrong_with_swept_key(key: str, arms: Mapping[str, Arm] | None) -> str | None:
     parts = key.split(".")
     if key in NOT_SWEPT:
-        return "cannot be swept; seeds have a key of their own" if key == "seeds" else "cannot be swept"
+        return f"cannot be swept{NOT_SWEPT[key]}"
     if parts[0] == "arms" and arms is not None and parts[1] not in arms:
         return f"there is no arm '{parts[1]}'{did_you_mean(parts[1], arms)}"
     for depth in range(1, len(parts) + 1):
         if annotation_at(Recipe, parts[:depth]) is None:
             return f"there is no setting '{'.'.join(parts[:depth])}'"
+    asking = [
+        name for name, arm in (arms or {}).items() if parts[0] == "arms" and asked_of(arm, arms or {}) == parts[1]
+    ]
+    if asking:
+        told = "asks the specialists of this arm, and of several would not know which"
+        return f"{asking[0]} {told}; give each value an arm of its own, or sweep the key of the recipe"
     return None

@@ -52,7 +52,11 @@ class Conversation:
         self.console.print(escape(text), highlight=False, end=end, soft_wrap=True)
 
     def hear(self, line: str) -> None:
-        """Answer a line, word by word as the answer is written; Ctrl-C ends the answer."""
+        """Answer a line, word by word as the answer is written; Ctrl-C ends the answer.
+
+        Raises:
+            ContinualError: nobody can answer; the conversation stays as it was.
+        """
         name, pieces = self.name, list[str]()
         if name == AUTO:
             choice = self.known.pick(line)
@@ -65,6 +69,9 @@ class Conversation:
                 self.say(piece, end="")
         except KeyboardInterrupt:
             self.say(" …", end="")
+        except ContinualError:
+            self.messages.pop()  # else the next line would be a second one of the user's in a row
+            raise
         self.say("")
         self.messages.append(Message("assistant", "".join(pieces)))
 

@@ -231,8 +231,12 @@ class Pupil:
             torch_compile=teaching.torch_compile,
         )
 
-    def learn(self, lesson: Any, what: str, into: Path) -> None:
-        """Train on one experience, and save the model into a folder."""
+    def learn(self, lesson: Any, what: str, into: Path, peak_before: int = 0) -> None:
+        """Train on one experience, and save the model into a folder.
+
+        Args:
+            peak_before: bytes that making the experience took at most, where that is a part of what it cost.
+        """
         reset_peak()
         with self.teller.training(what):
             self.strategy.train(lesson, eval_streams=[])
@@ -241,7 +245,7 @@ class Pupil:
             "seconds": time.perf_counter() - self.strategy.started,
             "train_tokens": self.strategy.train_tokens,
             "generated_tokens": sum(method.generated_tokens for method in self.methods),
-            "peak_bytes": peak(),
+            "peak_bytes": max(peak(), peak_before),
             "rehearsed": [entry for method in self.methods for entry in method.told],
             "kept": [entry for method in self.methods for entry in method.kept],
         }

@@ -11,13 +11,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 SCALES = (0.1, 0.2, 0.3, 0.5, 0.7, 1.0, 1.4, 2.0, 3.0, 5.0)
-"""What is tried first. A mean of n adapters may want up to n, a sum of them 1/n."""
+"""What is tried first. A mean of n adapters may want up to n, a sum of them 1/n. While the last is the best, twice as
+much is tried."""
 HALVINGS = 3
 """How often the gap between the best scale and its neighbours is halved."""
 FACTORS = (0.6, 0.8, 1.25, 1.6)
 """What a single weight is multiplied with."""
 SWEEPS = 2
 """How often each weight has its turn at most."""
+BEFORE = "the merge"
+"""What stands in the place of the new task, where samples are written to tune a merge on. Their text lies in
+`trials/`."""
 
 
 @dataclass
@@ -34,13 +38,15 @@ class Tuned:
 
 
 def tune_scale(loss_of: Callable[[float], float], scales: Sequence[float] = SCALES) -> Tuned:
-    """The scale with the least loss: of a coarse row first, then between it and its neighbours.
+    """The scale with the least loss: of a coarse row first, or past its end, then between it and its neighbours.
 
     Args:
         loss_of: a scale -> the loss.
         scales: ascending.
     """
     known = {scale: loss_of(scale) for scale in scales}
+    while min(known, key=known.__getitem__) == (last := max(known)):
+        known[2 * last] = loss_of(2 * last)
     for _ in range(HALVINGS):
         tried = sorted(known)
         place = tried.index(min(known, key=known.__getitem__))

@@ -1,5 +1,6 @@
 """The commands that use what was taught: ask, serve, route, merge, export."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,8 @@ from continual.errors import ContinualError
 from continual.portable import Form, Reader
 
 app = typer.Typer()
+API_KEY = "CONTINUAL_API_KEY"
+"""The environment variable with what clients of a server must send."""
 
 
 @app.command()
@@ -42,7 +45,7 @@ def serve(
         "127.0.0.1"
     ),
     port: Annotated[int, typer.Option(help="The port.", min=0, max=65535)] = 8000,
-    api_key: Annotated[str | None, typer.Option(help="What clients must send.", envvar="CONTINUAL_API_KEY")] = None,
+    api_key: Annotated[str | None, typer.Option(help="What clients must send.", envvar=API_KEY)] = None,
     lora_modules: Annotated[list[str] | None, typer.Option(help="A further adapter.", metavar="NAME=PATH")] = None,
     allow_load: Annotated[
         list[Path] | None, typer.Option(help="A folder whose adapters may be loaded over HTTP.", metavar="DIR")
@@ -61,7 +64,8 @@ def serve(
     settings = server.Settings(
         host,
         port,
-        api_key,
+        # An empty variable is no option to typer, but whoever set it wanted a key.
+        os.environ.get(API_KEY) if api_key is None else api_key,
         (*(lora_modules or ()), *(modules or ())),
         tuple(allow_load or ()),
         max_queue,

@@ -12,6 +12,7 @@ from continual import lora
 from continual.errors import ContinualError
 from continual.rehearse.text import Written
 from continual.rehearse.writer import ModelWriter
+from continual.report.rehearsed import batches
 from continual.runs import read_json
 from continual.sample import Message
 
@@ -24,9 +25,14 @@ ARMS: dict[str, Any] = {
     "tuned": {"teach": "merge", "method": "linear", "scale": "tune", "tune_samples": 4},
     "each": {"teach": "merge", "method": "linear", "scale": "tune_each", "tune_on": "dev", "tune_samples": 2},
     "distilled": {"teach": "distill", "rehearsal": {"samples": 6}},
-    "warm": {"teach": "distill", "start_from": "merged", "method": "linear", "rehearsal": {"samples": 6}},
+    "warm": {
+        "teach": "distill", "start_from": "merged", "method": "linear", "scale": "tune", "tune_samples": 4,
+        "rehearsal": {"samples": 6},
+    },
     "multitask": {"teach": "multitask"},
-}
+}  # fmt: skip
+WRITING = 10**15
+"""Bytes that writing and tuning took, as the fixture has it."""
 
 
 def written(self: ModelWriter, model: Any, wanted: Any, seed: int, earlier: Any = None, shapes: Any = None) -> Any:
@@ -49,6 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     world = make_world(tmp_path_factory.mktemp("world"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ModelWriter, "write", written)
+        patch.setattr("continual.generalist.peak", lambda: WRITING)
         return teach(world, arms=ARMS, adapter=ADAPTER)
 
 
@@ -102,6 +109,20 @@ def test_a_distilled_one_learns_only_what_was_written(run: Path) -> None:
     assert 0 < arm["cost"]["train_tokens"] < told(run, "multitask")["cost"]["train_tokens"]
     files = sorted(path.name for path in (run / "arms/distilled/seed0/rehearsed").iterdir())
     assert files == ["1-legs.jsonl", "1-sound.jsonl"]
+
+
+def test_what_its_start_was_tuned_on_counts_beside_what_it_learns(run: Path) -> None:
+    arm = told(run, "warm")
+    assert arm["cost"]["generated_tokens"] == 2 * (4 + 6) * 5
+    assert [(e["before"], e["task"], e["wanted"]) for e in arm["rehearsed"]] == [
+        ("the merge", "sound", 4), ("the merge", "legs", 4), ("all tasks", "sound", 6), ("all tasks", "legs", 6),
+    ]  # fmt: skip
+    shown = batches(run / "arms/warm/seed0", arm)
+    assert [len(batch.samples) for batch in shown] == [4, 4, 6, 6]
+
+
+def test_memory_is_that_of_writing_or_of_learning_whichever_is_more(run: Path) -> None:
+    assert {told(run, arm)["cost"]["peak_bytes"] for arm in ("distilled", "warm")} == {WRITING}
 
 
 def test_where_it_starts_shows(run: Path) -> None:
@@ -170,6 +191,7 @@ def test_what_does_not_fit_is_told(world: Path, arm: dict[str, Any], said: str) 
         ({"arms": {"specialists": APART, "x": ARMS["ties"]}, "adapter": {"use_dora": True}}, "use_dora"),
         ({"arms": {"specialists": APART, "x": ARMS["ties"]}, "start": "somewhere"}, "count several times"),
         ({"arms": {"specialists": APART, "x": ARMS["warm"]}, "adapter": {"rank_pattern": {"q_proj": 2}}}, "one rank"),
+        ({"arms": {"specialists": APART, "x": {**ARMS["warm"], "rank": 5}}}, "rank: is larger than adapter.r, 4"),
     ],
 )
 def test_what_does_not_fit_the_recipe_is_told(world: Path, changes: dict[str, Any], said: str) -> None:
@@ -197,7 +219,7 @@ def test_the_plan_counts_what_is_written_and_learned(world: Path) -> None:
     base = estimate.look_at_model(once)
     costs = {arm: estimate.cost(once, arm, sizes, base) for arm in ARMS}
     assert {arm: costs[arm].written for arm in ("ties", "tuned", "each", "distilled", "warm")} == {
-        "ties": 0, "tuned": 8, "each": 0, "distilled": 12, "warm": 12,
+        "ties": 0, "tuned": 8, "each": 0, "distilled": 12, "warm": 20,
     }  # fmt: skip
     assert costs["ties"].steps == 0 and costs["ties"].answers == costs["multitask"].answers
     assert costs["distilled"].train_tokens == round(2 * 6 * sum(sizes[t].tokens for t in ("sound", "legs")))

@@ -80,6 +80,8 @@ def test_mixes_are_weighted_sums(run: Path, answers: dict[str, str]) -> None:
     same = (("legs", 0.25), ("legs", 0.75), ("base", 3.0))
     nobody = (("base", 1.0),)
     assert bank.generate([PROMPT] * 2, [same, nobody]) == [answers["legs"], answers["base"]]
+    assert bank.generate([PROMPT] * 2, same) == [answers["legs"]] * 2
+    assert bank.generate([PROMPT] * 2, (same, nobody)) == [answers["legs"], answers["base"]]
     strong = (("legs", 0.5), ("sound", -2.0))
     assert bank.generate([PROMPT], [strong])[0] not in (answers["legs"], answers["sound"], answers["base"])
 

@@ -1,6 +1,8 @@
 """A run's specialists merged by several methods and scales, and routed, beside what they come from."""
 
 import io
+import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,11 @@ from test_generalist import ADAPTER, APART, written
 from continual import mergereport, routing
 from continual.errors import ContinualError
 from continual.mergereport import listed, merge_report
+from continual.merges import MERGES
 from continual.rehearse.writer import ModelWriter
 from continual.report.merges import Found, picture
 from continual.route import Choice, Router, load_router
-from continual.runs import read_json
+from continual.runs import read_json, write_json
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,26 @@ def test_every_reference_row_is_there(run: Path) -> None:
     assert (run / "merge-report/scales.svg").read_text(encoding="utf-8").startswith("<svg")
 
 
+def test_an_arm_that_did_not_reach_its_end_is_left_out(run: Path) -> None:
+    folder = run / "arms/half/seed0"
+    told = {
+        "teach": "sequential",
+        "steps": ["sound", "legs"],
+        "tasks": ["sound", "legs"],
+        "R": [[0.0, 0.0], [0.5, 0.2]],
+    }
+
+    def names(rows: list[list[float]]) -> list[str]:
+        write_json(folder / "run.json", {**told, "R": rows})
+        return [one["name"] for one in measured(run, ("linear",), (1.0,))["references"]]
+
+    try:
+        assert "arm half" not in names(told["R"])
+        assert "arm half" in names([*told["R"], [0.4, 0.6]])
+    finally:
+        shutil.rmtree(folder.parent)
+
+
 def test_what_was_measured_is_not_measured_again(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     once = measured(run, ("linear",), (0.5, 1.0))
     monkeypatch.setattr(mergereport, "take", None)
@@ -101,6 +124,26 @@ def test_other_rows_are_refused(run: Path) -> None:
             measured(run, ("linear",), (1.0,))
     finally:
         data.write_text(rows, encoding="utf-8")
+
+
+def test_a_method_for_fewer_adapters_is_refused_before_anything_is_measured(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(MERGES, "slerp", replace(MERGES["slerp"], at_most=1))
+    monkeypatch.setattr(mergereport, "gather", lambda *given: pytest.fail("the data was read"))
+    with pytest.raises(ContinualError, match="--methods slerp: it merges 1 adapters only; here are 2"):
+        measured(run, ("linear", "slerp"), (0.3,))
+
+
+def test_specialists_that_share_a_start_are_refused(run: Path) -> None:
+    file = run / "recipe.yaml"
+    written = file.read_text(encoding="utf-8")
+    try:
+        file.write_text(written.replace("start: null", "start: elsewhere"), encoding="utf-8")
+        with pytest.raises(ContinualError, match="count several times"):
+            measured(run, ("linear",), (1.0,))
+    finally:
+        file.write_text(written, encoding="utf-8")
 
 
 @pytest.mark.parametrize(

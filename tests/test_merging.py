@@ -77,6 +77,19 @@ def test_a_run_is_its_specialists_in_the_order_of_its_tasks(tmp_path: Path):
     assert [one.name for one in merging.adapters(str(folder))] == ["translate", "edit"]
 
 
+def test_specialists_that_share_a_start_are_refused(tmp_path: Path):
+    folder = fake_run.write_run(tmp_path / "run", {"apart": "specialists"}, ("translate", "edit"))
+    home = fake_run.write_arm(folder, "apart", [[0, 0], [1, 1]], teach="specialists", tasks=("translate", "edit"))
+    for task in ("translate", "edit"):
+        adapter(home / "specialists" / task)
+    told = yaml.safe_load((folder / "recipe.yaml").read_text())
+    (folder / "recipe.yaml").write_text(yaml.safe_dump({**told, "start": "elsewhere"}))
+    for source in (folder, home / "specialists"):
+        with pytest.raises(ContinualError, match="count several times"):
+            merging.adapters(str(source))
+    assert merging.adapters(str(home / "specialists/edit")) == [home / "specialists/edit"]
+
+
 def test_a_run_without_specialists_is_refused(tmp_path: Path):
     folder = fake_run.write_run(tmp_path / "run", {"plain": "sequential"})
     with pytest.raises(ContinualError, match="no arm has specialists"):

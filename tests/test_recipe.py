@@ -157,6 +157,12 @@ def test_arms_name_folders():
     assert mistakes(GOOD.replace("slow:", "../slow:"))[0].startswith("mine.yaml:8: arms.../slow: an arm's name")
 
 
+@pytest.mark.parametrize("name", ["base", "auto", "edit"])
+def test_an_arm_has_no_name_by_which_another_is_asked(name):
+    (line,) = mistakes(GOOD.replace("slow:", f"{name}:"))
+    assert line.startswith(f"mine.yaml:8: arms.{name}: this is the name of")
+
+
 def test_a_task_comes_once():
     assert mistakes(GOOD.replace("[translate,", "[edit, translate,")) == [
         "mine.yaml:2: curriculum.2: task 'edit' is in the curriculum twice"
@@ -254,6 +260,26 @@ def test_sweep_mistakes_are_told_with_their_line():
         "mine.yaml:12: sweep.arms.nobody.teach: there is no arm 'nobody'",
         "mine.yaml:13: sweep.adapter.r: give at least one value",
     ]
+
+
+def test_the_base_cannot_be_swept():
+    assert mistakes(GOOD + "sweep: {model_name_or_path: [a, b]}\n") == [
+        "mine.yaml:9: sweep.model_name_or_path: cannot be swept: all that a run leaves stands on one base model; "
+        "make a run for each"
+    ]
+
+
+@pytest.mark.parametrize(
+    "asking", ["teach: merge, method: ties", "teach: distill, of: slow", "rehearsal: {distill: {teacher: specialist}}"]
+)
+def test_specialists_that_others_ask_cannot_be_swept(asking):
+    text = GOOD.replace("teach: multitask", "teach: specialists, rehearsal: {}") + "  all: {" + asking + "}\n"
+    (line,) = mistakes(text + "sweep: {arms.slow.training.learning_rate: [1, 2]}\n")
+    assert line.startswith(
+        "mine.yaml:10: sweep.arms.slow.training.learning_rate: all asks the specialists of this arm"
+    )
+    assert load(text + "sweep: {training.learning_rate: [1, 2]}\n").sweep
+    assert load(text + "sweep: {arms.finetune.training.learning_rate: [1, 2]}\n").sweep
 
 
 def test_swept_values_must_fit():

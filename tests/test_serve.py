@@ -276,8 +276,9 @@ def test_what_is_too_long_is_refused_and_never_cut(api: served.Running) -> None:
         words(api, max_tokens=1000)
     reply = chat(api, max_tokens=None)  # what nobody asked for is what there is room for
     assert reply.usage.total_tokens <= 128
-    with pytest.raises(openai.BadRequestError, match="between 0 and 299"):
-        api.client().completions.create(model=BASE, prompt=[5, 300])
+    for ids in ([5, 300], [-1], [2**40]):
+        with pytest.raises(openai.BadRequestError, match="between 0 and 299"):
+            api.client().completions.create(model=BASE, prompt=ids)
     with pytest.raises(openai.BadRequestError, match="empty"):
         api.client().completions.create(model=BASE, prompt="")
 
@@ -326,7 +327,8 @@ def test_adapters_are_loaded_only_from_allowed_folders(api: served.Running, run:
     for path in (str(outside), "link", "half", f"../{tmp_path.name}/outside", "/etc", "../../../../etc/passwd"):
         reply = post(api, "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": path})
         assert reply.status_code == 403, path
-    for path in ("nowhere", "model"):
+    assert post(api, "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "a\0b"}).status_code == 400
+    for path in ("nowhere", "model", "x" * 300):
         assert post(api, "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": path}).status_code == 404, path
     inside = served.adapter(run.parent / "inside", 5)
     for name in ("base", "edit", "auto", "a:b", "", "edit/seed0", str(run.parent / "model")):

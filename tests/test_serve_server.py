@@ -16,6 +16,7 @@ import yaml
 from fake_run import write_arm
 from test_serve import HELLO, chat, words
 
+from continual import cli
 from continual.errors import ContinualError
 from continual.route import FOLDER, Router
 from continual.serve import server
@@ -153,6 +154,25 @@ def test_a_key_is_asked_for_where_there_is_one(run: Path) -> None:
         # Whoever has the key may come by any name.
         headers = {"Authorization": "Bearer secret", "Host": "elsewhere.example"}
         assert httpx.get(f"{api.address}/v1/models", headers=headers).status_code == 200
+
+
+@pytest.mark.parametrize(("words", "variable"), [(["--api-key", ""], "secret"), (["--api-key", " "], None), ([], "")])
+def test_an_empty_key_opens_nothing(
+    run: Path,
+    words: list[str],
+    variable: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    if variable is not None:
+        monkeypatch.setenv("CONTINUAL_API_KEY", variable)
+    monkeypatch.setattr(server, "Taught", lambda *given, **more: pytest.fail("the run was loaded"))
+    with pytest.raises(SystemExit) as end:
+        cli.main(["serve", str(run), *words])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "--api-key: is empty, and would keep nobody out; give one, or leave the option out"
+    ]
 
 
 def test_nothing_is_loaded_where_no_flag_allows_it(run: Path) -> None:

@@ -159,6 +159,23 @@ def test_a_chat_goes_on_with_the_same_words_when_the_adapter_is_swapped(run: Pat
     assert [("finetune" in p, "legs" in p) for p in console.prompts[1:3]] == [(True, False), (False, True)]
 
 
+def test_a_line_that_nobody_could_answer_is_no_part_of_the_conversation(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heard: list[list[str]] = []
+
+    def stream(known: talk.Taught, messages: list[Message], name: str) -> Iterator[str]:
+        heard.append([m.content for m in messages])
+        if len(heard) == 1:
+            raise ContinualError("its adapter is gone")
+        yield "well"
+
+    monkeypatch.setattr(talk.Taught, "stream", stream)
+    console = Typed("hello", "again")
+    talk.chat(run, "legs", console)
+    assert "its adapter is gone" in console.said and heard == [["hello"], ["again"]]
+
+
 def test_a_chat_without_a_name_begins_with_the_preferred_one(run: Path, asked: list) -> None:
     talk.chat(run, None, Typed("hello"))
     assert [name for name, _ in asked] == ["rehearsal"]

@@ -5,12 +5,13 @@ import pytest
 from continual.tuning import HALVINGS, SCALES, Tuned, tune_each, tune_scale
 
 
-@pytest.mark.parametrize("best", [0.13, 0.85, 1.2, 4.4])
+@pytest.mark.parametrize("best", [0.13, 0.85, 1.2, 4.4, 13.0])
 def test_the_scale_of_a_bowl_is_found(best: float) -> None:
     found = tune_scale(lambda scale: (scale - best) ** 2)
     assert found.scale == pytest.approx(best, abs=0.12 * max(best, 1))
     assert found.loss == (found.scale - best) ** 2
-    assert found.trials == len(found.tried) <= len(SCALES) + 2 * HALVINGS
+    doubled = sum(scale in (10, 20, 40) for scale, _ in found.tried)
+    assert found.trials == len(found.tried) <= len(SCALES) + doubled + 2 * HALVINGS
 
 
 def test_between_the_best_and_its_neighbours_it_looks_closer() -> None:
@@ -20,8 +21,19 @@ def test_between_the_best_and_its_neighbours_it_looks_closer() -> None:
     assert found.scale == 1.25
 
 
-def test_at_the_end_of_the_row_it_stays() -> None:
+def test_at_the_beginning_of_the_row_it_stays() -> None:
     assert tune_scale(lambda scale: scale, (0.1, 0.2)).scale == 0.1
+
+
+def test_past_the_end_of_the_row_it_doubles_as_long_as_that_helps() -> None:
+    found = tune_scale(lambda scale: abs(scale - 15), (2.0, 4.0))
+    # By hand: 2, 4, 8, 16 (the best), 32; then 12 and 24; 14 and 20; 15 and 18.
+    assert [scale for scale, _ in found.tried] == [2, 4, 8, 12, 14, 15, 16, 18, 20, 24, 32]
+    assert found.scale == 15
+
+
+def test_where_no_scale_makes_a_difference_it_ends() -> None:
+    assert tune_scale(lambda scale: 1.0, (1.0, 2.0)).scale == 1.0
 
 
 def test_each_weight_moves_towards_its_own() -> None:

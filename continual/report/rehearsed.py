@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from continual.tuning import BEFORE
+
 SHOWN_KEPT = 12
 SHOWN_REJECTED = 6
 
@@ -47,15 +49,13 @@ def batches(folder: Path, run: dict[str, Any]) -> list[Batch]:
     """What one run rehearsed, in order.
 
     Args:
-        folder: The run's directory, with ``rehearsed/<i>-<task>.jsonl``.
+        folder: The run's directory, with ``rehearsed/<i>-<task>.jsonl``, and ``trials/`` where a merge was tuned.
         run: The run, as in results.json; its ``rehearsed`` holds the counts.
     """
-    waiting: dict[str, list[Path]] = {}
-    for path in sorted((folder / "rehearsed").glob("*.jsonl"), key=lambda path: int(path.name.partition("-")[0])):
-        waiting.setdefault(path.stem.partition("-")[2], []).append(path)
+    rehearsed, trials = _texts(folder / "rehearsed"), _texts(folder / "trials")
     found = []
     for entry in run["rehearsed"]:
-        files = waiting.get(entry["task"], [])
+        files = (trials if entry["before"] == BEFORE else rehearsed).get(entry["task"], [])
         # Text that was written once stands for every entry.
         samples = _read(files.pop(0) if len(files) > 1 else files[0]) if files else []
         counts = {key: entry[key] for key in _COUNTS}
@@ -64,6 +64,14 @@ def batches(folder: Path, run: dict[str, Any]) -> list[Batch]:
 
 
 _COUNTS = ("before", "task", "wanted", "kept", "drawn", "rejected")
+
+
+def _texts(folder: Path) -> dict[str, list[Path]]:
+    """The files of each task, in the order in which they were written."""
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.glob("*.jsonl"), key=lambda path: int(path.name.partition("-")[0])):
+        found.setdefault(path.stem.partition("-")[2], []).append(path)
+    return found
 
 
 def _read(path: Path) -> list[Shown]:

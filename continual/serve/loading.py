@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,13 +55,15 @@ class Loading:
         """An adapter's folder, links followed, if it and its files lie in an allowed one.
 
         Raises:
-            ApiError: they do not; of what lies elsewhere not even whether it exists is told.
+            ApiError: they do not; of what lies elsewhere not even whether it exists is told. Or it is no path.
         """
+        if "\0" in path:
+            raise ApiError(400, "a path has no NUL in it", None, "lora_path")
         for root in self.allowed:
             folder = (root / path).resolve()
             files = [(folder / name).resolve() for name in (CONFIG, WEIGHTS)]
             if all(place.is_relative_to(root) for place in (folder, *files)):
-                if all(file.is_file() for file in files):
+                if all(os.path.isfile(file) for file in files):  # false of a name that is too long, too
                     return folder
                 raise ApiError(404, f"there is no adapter at '{path}'", None, "lora_path")
         raise ApiError(403, f"'{path}' is not in a folder that --allow-load names", None, "lora_path")

@@ -54,8 +54,10 @@ def build(run_dir: Path, settings: Settings) -> App:
     """Load a run's models and put its server together.
 
     Raises:
-        ContinualError: something cannot be loaded; or the models are whole ones and none is named.
+        ContinualError: something cannot be loaded; the models are whole ones and none is named; or the key is empty.
     """
+    if settings.key is not None and not settings.key.strip():
+        raise ContinualError("--api-key: is empty, and would keep nobody out; give one, or leave the option out")
     known, called = Taught(run_dir, memory=settings.memory), BASE
     chat, start = known.chat, known.recipe.start
     if known.whole:
