@@ -45,8 +45,9 @@ def taught(run_dir: Path) -> dict[str, Path | None]:
     names are those of the recipe's first; the others' are ``<arm>/<run>/<task>``.
     """
     found: dict[str, Path | None] = {BASE: None}
-    arms = list(run_recipe(run_dir).arms)
-    for folder in sorted(Run(run_dir).runs(), key=lambda folder: arms.index(folder.parent.name)):
+    place = {arm: n for n, arm in enumerate(run_recipe(run_dir).arms)}
+    # A folder that several runs share may hold arms that the last recipe left out: they come last.
+    for folder in sorted(Run(run_dir).runs(), key=lambda folder: place.get(folder.parent.name, len(place))):
         arm, name = folder.parent.name, folder.name
         states = sorted((p for p in folder.glob("after/*") if p.name.isdigit()), key=lambda p: int(p.name))
         models = {arm: states[-1]} if states else {}
