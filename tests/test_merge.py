@@ -58,7 +58,7 @@ def test_one_adapter_with_weight_one_is_that_adapter(method: str, space: Any):
     found = merge([one], method, [1.0], space=space, **whole(method))
     assert found.kept == pytest.approx(1)
     for name in SHAPES:
-        torch.testing.assert_close(delta(found.lora, name), delta(one, name), rtol=1e-5, atol=2e-5)
+        torch.testing.assert_close(delta(found.lora, name), delta(one, name), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", WITHOUT_DATA)
