@@ -4,6 +4,7 @@ left, while the next task goes on from the last fine-tuned point.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,13 +31,13 @@ class ApartPlugin(LossPlugin, MethodPlugin):
         """Where the next task starts, from where the last one ended."""
         return finetuned
 
+    @abstractmethod
     def merge(self, merged: Weights, finetuned: Weights, tasks: int) -> Weights:
         """The merged weights after a task, from those before it.
 
         Args:
             tasks: how many are learnt, at least 2.
         """
-        raise NotImplementedError
 
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         if strategy.experience.current_experience > 0:

@@ -95,7 +95,7 @@ class ModelWriter:
         while draws := [(t, n) for t, page in drafts.items() for n in page.next_draws(self.top_up, self.max_tries)]:
             written = self._drawn(model, draws, seeds, limits, seed)
             if self.framed:
-                written = self._in_frames(model, draws, written, limits, seed)
+                written = self._in_frames(model, written, limits, seed)
             written = self._answered(model, written, limits)
             for task, page in drafts.items():
                 mine = [draft for name, draft in written if name == task]
@@ -131,23 +131,17 @@ class ModelWriter:
                     ids = [[*begin, *output.ids] for begin, output in zip(begun, outputs, strict=True)]
                     told = decoder.choice_logprobs(cues, [[row] for row in ids])
                     likely = [values[0] / len(row) for values, row in zip(told, ids, strict=True)]
-            for (task, _), begin, output, value in zip(mine, begun, outputs, likely, strict=True):
+            for (task, n), begin, output, value in zip(mine, begun, outputs, likely, strict=True):
                 text = chat.text([*begin, *(output.ids[:-1] if output.finished else output.ids)])
-                found.append((task, Draft(text, chat.parse(text), output.finished, len(output.ids), logprob=value)))
+                parsed, length = chat.parse(text), len(output.ids)
+                found.append((task, Draft(text, parsed, output.finished, length, logprob=value, number=n)))
         return found
 
     def _in_frames(
-        self,
-        model: Any,
-        draws: Sequence[tuple[str, int]],
-        drafts: Sequence[tuple[str, Draft]],
-        limits: Mapping[str, int],
-        seed: int,
+        self, model: Any, drafts: Sequence[tuple[str, Draft]], limits: Mapping[str, int], seed: int
     ) -> list[tuple[str, Draft]]:
         """The same drafts, in their task's frame, where one has been missed; the answer to that is drawn anew."""
         chat, found = self.chat, list(drafts)
-        number = {task: iter([n for name, n in draws if name == task]) for task in limits}
-        numbers = [next(number[task]) for task, _ in drafts]
         missed = [
             (task, place)
             for place, (task, draft) in enumerate(drafts)
@@ -161,7 +155,7 @@ class ModelWriter:
             ]
             prompts = [chat.prompt_ids([question], self.max_new_tokens) for question in asked]
             rooms = [self._room(limits[task], prompt) for (task, _), prompt in zip(mine, prompts, strict=True)]
-            seeds = [derive(seed, task, numbers[place], "answer") for task, place in mine]
+            seeds = [derive(seed, task, drafts[place][1].number, "answer") for task, place in mine]
             with wearing(model, weights or {}):
                 outputs = decoder.generate(prompts, rooms, self.sampling, seeds)
             for (task, place), question, output in zip(mine, asked, outputs, strict=True):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -152,9 +153,9 @@ class Body(BaseModel):
         return self.max_tokens
 
     @property
+    @abstractmethod
     def top(self) -> int | None:
         """How many of the likeliest tokens are told with each; None tells nothing."""
-        raise NotImplementedError
 
 
 class ChatBody(Body):

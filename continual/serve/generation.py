@@ -53,11 +53,10 @@ class Generation:
 
     async def completion_route(self, http: HttpRequest) -> Response:
         body = await read(http, CompletionBody)
-        prompts = [self._ids(prompt) for prompt in body.prompts]
+        prompts = [self._ids(prompt) for prompt in body.prompts]  # before the text of ids is asked for
         if body.model == AUTO and len(prompts) > 1:
             raise ApiError(400, "auto picks one adapter for a request: send one prompt in each", None, "prompt")
         first = body.prompts[0] if body.prompts else ""
-        prompts = [self._ids(prompt) for prompt in body.prompts]  # before the text of ids is asked for
         served, told = self._who(http, body, first if isinstance(first, str) else self.text(first))
         form = Form(body.model, self.text, body.top is not None, told)
         return await self._answer(http, body, served, prompts, form, strip=False)
