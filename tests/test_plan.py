@@ -130,6 +130,13 @@ def test_cost_of_rehearsal_by_the_old_tasks():
     assert cost.train_tokens == 2 * (100 * 20 + 40 * 30 + 60 * 10 + 40 * 20 + 8 * 30)
 
 
+def test_cost_of_writing_is_that_of_the_longest_task():
+    tasks = ["a", "b", {"task": "c", "num_train_epochs": 5}]
+    arms = {"x": {"rehearsal": {"ratio": 0.2}}}
+    cost = estimate.cost(recipe(arms=arms, curriculum=tasks), "x", SIZES, BASE)
+    assert cost.written == 5 * (20 + 8)
+
+
 def test_cost_of_writing_anew_and_of_the_same_in_every_epoch():
     anew = {"x": {"rehearsal": {"ratio": 0.2, "when": "before_task", "fresh": False}}}
     assert estimate.cost(recipe(arms=anew), "x", SIZES, BASE).written == 20 + 20 + 8

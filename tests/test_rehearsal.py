@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from continual.chat import Chat
 from continual.data import TokenBatches
-from continual.methods.rehearsal import rehearsed_sets
+from continual.methods.rehearsal import rehearsed_sets, summary
 from continual.rehearsal_settings import Rehearsal
 from continual.rehearse import text
 from continual.rehearse.budget import quotas
@@ -48,6 +48,20 @@ def test_a_tasks_own_quota_wins() -> None:
 def test_the_curriculum_gives_a_task_its_quota(world: Path) -> None:
     run = teach(world, curriculum=[{"task": "sound", "rehearsal_samples": 3}, "legs"])
     assert read_json(run / "arms/rehearsal/seed0/run.json")["rehearsed"][0]["wanted"] == 2 * 3  # of each epoch
+
+
+def test_there_are_other_samples_for_each_epoch_of_the_longest_task(world: Path) -> None:
+    settings: dict[str, Any] = {"arms": {"rehearsal": {"rehearsal": {"samples": 3, "max_tries": 1}}}}
+    settings["curriculum"] = ["sound", {"task": "legs", "num_train_epochs": 4}]
+    run = teach(world, **settings)
+    assert read_json(run / "arms/rehearsal/seed0/run.json")["rehearsed"][0]["wanted"] == 4 * 3
+
+
+def test_no_more_are_told_than_are_learnt() -> None:
+    written = [text.Written((Message("user", "q"), Message("assistant", "a")), "", None, 1)] * 5
+    assert summary("new", "old", 1, 3, written, real=False)["kept"] == 3
+    told = summary("new", "old", 1, 3, written, real=True)
+    assert (told["kept"], told["real_rows"]) == (3, 5)  # what is stored is stored
 
 
 def test_a_cue_is_the_tasks_own_or_shared() -> None:
