@@ -168,7 +168,7 @@ class Chat:
     def _fitted(
         self, messages: Sequence[Message], delimiter: str, room: int
     ) -> tuple[list[tuple[list[int], bool]], bool]:
-        """The pieces that fit, and whether something had to go: the oldest turns, then the last question's start."""
+        """The pieces that fit, and whether something had to go: the oldest turns, then the last question's middle."""
         pieces = self._pieces(messages, delimiter)
         excess = sum(len(ids) for ids, _ in pieces) - room
         if excess <= 0:
@@ -182,7 +182,7 @@ class Chat:
         return pieces, True
 
     def encode(self, sample: Sample, max_length: int) -> Encoded:
-        """A whole sample. What is too long loses its oldest turns, then the beginning of its last question.
+        """A whole sample. What is too long loses its oldest turns, then the middle of its last question.
 
         Args:
             sample: a conversation that ends with the assistant; or a document, which loses its end.
@@ -197,10 +197,14 @@ class Chat:
         return Encoded(ids[:max_length], answer[:max_length], truncated)
 
     def _shortened(self, ids: list[int], excess: int) -> list[int]:
-        """Drop `excess` tokens after the opening mark, but never the mark before the answer."""
+        """Drop `excess` tokens in the middle of the words, never a mark."""
+        # Instructions stand at the beginning or at the end (LongBench, Bai et al. 2023, cuts so too). A prompt without
+        # its instruction is no longer told from other tasks' prompts, and samples of it cannot be checked.
         head, tail = len(self._ids(self.form.user_head)), len(self._ids(self.form.answer_head))
         body = ids[head : len(ids) - tail]
-        return ids[:head] + body[min(excess, len(body)) :] + ids[len(ids) - tail :]
+        kept = max(0, len(body) - excess)
+        start, end = body[: kept // 2], body[len(body) - (kept - kept // 2) :]
+        return ids[:head] + start + end + ids[len(ids) - tail :]
 
     def prompt_ids(self, messages: Sequence[Message], max_length: int) -> list[int]:
         """`bos_ids` and a conversation up to the mark after which the answer begins; never with a cue.

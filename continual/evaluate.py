@@ -60,7 +60,7 @@ def prepare(
     """Tokenise an exam.
 
     Args:
-        max_length: the most tokens of prompt and answer together; a longer prompt loses its beginning.
+        max_length: the most tokens of prompt and answer together; a longer prompt loses its middle.
     """
     choices = None
     room = max_length - max_new_tokens

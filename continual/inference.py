@@ -273,7 +273,7 @@ class Taught:
     def request(
         self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int, adapter: Chosen = None
     ) -> Request:
-        """A prompt as the decoder takes it. One that leaves no room for an answer loses its beginning."""
+        """A prompt as the decoder takes it. One that leaves no room for an answer loses its middle."""
         messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
         new = min(max_new_tokens, self.room // 2)
         return Request(self.chat.prompt_ids(messages, self.room - new), new, sampling, seed, adapter=adapter)

@@ -73,12 +73,20 @@ def test_without_roles_nothing_can_be_parsed() -> None:
     assert chat.parse("a dog red") is None
 
 
-def test_too_long_a_sample_loses_the_start_of_its_prompt_but_no_mark_and_no_answer() -> None:
+def test_too_long_a_sample_loses_the_middle_of_its_prompt_but_no_mark_and_no_answer() -> None:
     chat = Chat(tiny.tokenizer())
-    e = chat.encode(sample("dog " * 50 + "cat", "red"), 24)
+    e = chat.encode(sample("red " + "dog " * 50 + "cat", "red"), 24)
     text = chat.text(e.input_ids)
-    assert e.truncated and len(e.input_ids) <= 24
-    assert text.startswith("User:") and text.endswith("cat\nAI: red<|end|>")
+    assert e.truncated and len(e.input_ids) == 24
+    assert text.startswith("User: red dog") and text.endswith("dog cat\nAI: red<|end|>")
+    prompt = chat.prompt_ids(sample("red " + "dog " * 50 + "cat", "red").prompt, 22)
+    assert prompt == chat.bos_ids + e.input_ids[: len(prompt) - len(chat.bos_ids)]
+
+
+def test_a_prompt_without_room_for_any_word_keeps_its_marks() -> None:
+    chat = Chat(tiny.tokenizer())
+    text = chat.text(chat.prompt_ids(sample("dog " * 50, "red").prompt, 1))
+    assert text.startswith("User:") and text.endswith("\nAI:") and "dog" not in text
 
 
 @pytest.mark.parametrize(

@@ -90,7 +90,7 @@ class SDFTPlugin(LossPlugin, MethodPlugin):
         if shortened:
             self.lesson.say(
                 f"[yellow]mind:[/yellow] sdft: {shortened} prompts of {task} do not fit into training.max_length with "
-                "their demonstration, and lose their beginning"
+                "their demonstration, and lose their middle"
             )
         strategy.tutor = self
 

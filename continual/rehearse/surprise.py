@@ -14,7 +14,7 @@ def answer_loss(chat: Chat, batch_tokens: int, max_length: int) -> Callable[[Any
     """A function (model, samples) -> mean negative log-likelihood of an answer's token, in nats.
 
     Args:
-        max_length: tokens of a prompt with its answer; a longer prompt loses its beginning.
+        max_length: tokens of a prompt with its answer; a longer prompt loses its middle.
     """
 
     def loss(model: Any, samples: Sequence[Sample]) -> float:
