@@ -16,7 +16,7 @@ from pydantic import (
 
 from continual import overrides as overriding
 from continual import yamlfile
-from continual.arm_checks import asked_of, checked_arms
+from continual.arm_checks import TAKEN, asked_of, checked_arms
 from continual.errors import ContinualError
 from continual.evaluate_settings import Evaluate
 from continual.paths import shipped
@@ -119,6 +119,8 @@ class Recipe(Settings):
         seen: set[str] = set()
         for index, entry in enumerate(entries):
             message = f"task '{entry.task}' is in the curriculum twice" if entry.task in seen else None
+            if entry.task in TAKEN:
+                message = f"this is the name of {TAKEN[entry.task]}: one could not tell whom to ask"
             if message is None and wrong_with is not None and entry.remembered is None:
                 message = wrong_with(entry.task)
             if message:

@@ -163,6 +163,12 @@ def test_an_arm_has_no_name_by_which_another_is_asked(name):
     assert line.startswith(f"mine.yaml:8: arms.{name}: this is the name of")
 
 
+@pytest.mark.parametrize("name", ["base", "auto"])
+def test_a_task_has_no_name_by_which_another_is_asked(name):
+    (line,) = mistakes(GOOD.replace("[translate,", f"[{name},"))
+    assert line.startswith("mine.yaml:2: curriculum.0: this is the name of")
+
+
 def test_a_task_comes_once():
     assert mistakes(GOOD.replace("[translate,", "[edit, translate,")) == [
         "mine.yaml:2: curriculum.2: task 'edit' is in the curriculum twice"

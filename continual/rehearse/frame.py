@@ -24,7 +24,7 @@ class Frame:
         return max(len(self.before.split()), len(self.after.split())) >= TELLING
 
     def holds(self, messages: Sequence[Message]) -> bool:
-        """Whether a conversation's last question has this frame; a long one may have lost its beginning."""
+        """Whether a conversation's last question has this frame; a long one may have lost its middle."""
         question = _question(messages)
         if len(self.after.split()) >= TELLING:
             return question.endswith(self.after)
