@@ -166,7 +166,7 @@ class Chat:
         return pieces
 
     def _fitted(
-        self, messages: Sequence[Message], delimiter: str, room: int
+        self, messages: Sequence[Message], delimiter: str, room: int, instruction: tuple[str, str]
     ) -> tuple[list[tuple[list[int], bool]], bool]:
         """The pieces that fit, and whether something had to go: the oldest turns, then the last question's middle."""
         pieces = self._pieces(messages, delimiter)
@@ -176,13 +176,13 @@ class Chat:
         questions = [n for n, message in enumerate(messages) if message.role == "user"]
         if len(questions) > 1:
             kept = [*messages[: questions[0]], *messages[questions[1] :]]
-            return self._fitted(kept, delimiter, room)[0], True
+            return self._fitted(kept, delimiter, room, instruction)[0], True
         last = questions[-1]
-        pieces[last] = (self._shortened(pieces[last][0], excess), False)
+        pieces[last] = (self._shortened(pieces[last][0], excess, instruction), False)
         return pieces, True
 
     def encode(self, sample: Sample, max_length: int) -> Encoded:
-        """A whole sample. What is too long loses its oldest turns, then the middle of its last question.
+        """A whole sample. What is too long loses its oldest turns, then the middle of its last question's own words.
 
         Args:
             sample: a conversation that ends with the assistant; or a document, which loses its end.
@@ -191,29 +191,35 @@ class Chat:
         if sample.messages[0].role == "document":
             ids = self._ids(sample.messages[0].content)
             return Encoded(ids[:max_length], [0] * min(len(ids), max_length), len(ids) > max_length)
-        pieces, truncated = self._fitted(sample.messages, sample.delimiter, max_length)
+        pieces, truncated = self._fitted(sample.messages, sample.delimiter, max_length, sample.instruction)
         ids = [i for piece, _ in pieces for i in piece]
         answer = [int(mine) for piece, mine in pieces for _ in piece]
         return Encoded(ids[:max_length], answer[:max_length], truncated)
 
-    def _shortened(self, ids: list[int], excess: int) -> list[int]:
-        """Drop `excess` tokens in the middle of the words, never a mark."""
-        # Instructions stand at the beginning or at the end (LongBench, Bai et al. 2023, cuts so too). A prompt without
-        # its instruction is no longer told from other tasks' prompts, and samples of it cannot be checked.
-        head, tail = len(self._ids(self.form.user_head)), len(self._ids(self.form.answer_head))
-        body = ids[head : len(ids) - tail]
-        kept = max(0, len(body) - excess)
-        start, end = body[: kept // 2], body[len(body) - (kept - kept // 2) :]
-        return ids[:head] + start + end + ids[len(ids) - tail :]
+    def _shortened(self, ids: list[int], excess: int, instruction: tuple[str, str]) -> list[int]:
+        """Drop `excess` tokens in the middle of the row's own words, or, if those are too few, of all words."""
+        # A prompt without its instruction is not told from other tasks' prompts, and samples of it cannot be checked.
+        # LongBench (Bai et al. 2023), which knows no templates, cuts the middle of all for the same reason.
+        for before, after in (instruction, ("", "")):
+            head, tail = len(self._ids(self.form.user_head + before)), len(self._ids(after + self.form.answer_head))
+            kept = len(ids) - head - tail - excess
+            if kept >= 0:
+                break
+        kept = max(0, kept)
+        end = len(ids) - tail
+        return ids[: head + kept // 2] + ids[end - (kept - kept // 2) :]
 
-    def prompt_ids(self, messages: Sequence[Message], max_length: int) -> list[int]:
+    def prompt_ids(
+        self, messages: Sequence[Message], max_length: int, instruction: tuple[str, str] = ("", "")
+    ) -> list[int]:
         """`bos_ids` and a conversation up to the mark after which the answer begins; never with a cue.
 
         Args:
             messages: a conversation that ends with the user.
             max_length: the most tokens; what is too long is shortened as in `encode`.
+            instruction: a sample's, if it is one's prompt.
         """
-        pieces, _ = self._fitted(messages, " ", max_length - len(self.bos_ids))
+        pieces, _ = self._fitted(messages, " ", max_length - len(self.bos_ids), instruction)
         return self.bos_ids + [i for piece, _ in pieces for i in piece]
 
     def opening_ids(self, words: str) -> list[int]:

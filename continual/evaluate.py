@@ -67,7 +67,7 @@ def prepare(
     if multiple_choice:
         choices = [[chat.answer_ids(choice, s.delimiter) for choice in s.choices] for s in samples]
         room = max_length - max(len(ids) for row in choices for ids in row)
-    prompts = [chat.prompt_ids(sample.prompt, room) for sample in samples]
+    prompts = [chat.prompt_ids(sample.prompt, room, sample.instruction) for sample in samples]
     return Exam(task, metric, samples, prompts, max_new_tokens, tuple(until), choices)
 
 

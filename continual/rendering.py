@@ -85,8 +85,9 @@ class Renderer:
         index = choice % len(self.texts) if self.texts else 0
         if index:
             messages = (Message("user", self.texts[index].text(rendered.row)), *messages[1:])
+        instruction = self.texts[index].fixed if self.texts else ("", "")
         delimiter = self.task.target_delimiter
-        return Sample(self.task.task, messages, rendered.choices, rendered.references, delimiter)
+        return Sample(self.task.task, messages, rendered.choices, rendered.references, delimiter, instruction)
 
     def _mapped(self, row: Row) -> Row:
         if not self.columns:

@@ -26,6 +26,8 @@ class Sample:
     """Every answer that counts as right, for scoring; at least the answer itself."""
     delimiter: str = " "
     """Stands before the answer in the plain form (lm-eval's ``target_delimiter``)."""
+    instruction: tuple[str, str] = ("", "")
+    """What its template says before and behind the row's own words: a prompt that is too long keeps it."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:

@@ -82,6 +82,14 @@ class Wording:
             hint = _columns(missing[1], row) if missing else ""
             raise self.error(f"{error}{hint}") from None
 
+    @property
+    def fixed(self) -> tuple[str, str]:
+        """What the template says of every row, before and behind all that changes."""
+        if not self._is_template:
+            return "", ""
+        places = list(re.finditer(r"\{\{.*?\}\}|\{%.*?%\}", self.source, re.DOTALL))
+        return self.source[: places[0].start()].lstrip(), self.source[places[-1].end() :].rstrip()
+
     def error(self, message: str) -> WordingError:
         """A mistake of this template."""
         return WordingError(message, *self.keys)

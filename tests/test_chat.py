@@ -1,3 +1,4 @@
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -81,6 +82,18 @@ def test_too_long_a_sample_loses_the_middle_of_its_prompt_but_no_mark_and_no_ans
     assert text.startswith("User: red dog") and text.endswith("dog cat\nAI: red<|end|>")
     prompt = chat.prompt_ids(sample("red " + "dog " * 50 + "cat", "red").prompt, 22)
     assert prompt == chat.bos_ids + e.input_ids[: len(prompt) - len(chat.bos_ids)]
+
+
+def test_a_prompt_that_is_cut_keeps_its_instruction_on_either_side() -> None:
+    chat = Chat(tiny.tokenizer())
+    question = "red blue red blue red " + "dog " * 50 + "cat red"
+    s = replace(sample(question, "red"), instruction=("red blue red blue red ", " red"))
+    text = chat.text(chat.encode(s, 28).input_ids)
+    assert text.startswith("User: red blue red blue red dog") and text.endswith("dog cat red\nAI: red<|end|>")
+    assert chat.text(chat.prompt_ids(s.prompt, 26, s.instruction)) == text.partition(" red<|end|>")[0]
+    # Where the instruction alone is too long, it is cut too.
+    short = chat.encode(s, 14)
+    assert len(short.input_ids) == 14 and chat.text(short.input_ids).endswith("\nAI: red<|end|>")
 
 
 def test_a_prompt_without_room_for_any_word_keeps_its_marks() -> None:

@@ -21,7 +21,7 @@ def answer_loss(chat: Chat, batch_tokens: int, max_length: int) -> Callable[[Any
         decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens)
         answers = [[*chat.answer_ids(sample.answer, sample.delimiter), chat.end_id][:max_length] for sample in samples]
         rooms = [max_length - len(answer) for answer in answers]
-        prompts = [chat.prompt_ids(sample.prompt, room) for sample, room in zip(samples, rooms, strict=True)]
+        prompts = [chat.prompt_ids(s.prompt, room, s.instruction) for s, room in zip(samples, rooms, strict=True)]
         told = decoder.choice_logprobs(prompts, [[answer] for answer in answers])
         return -sum(values[0] for values in told) / sum(len(answer) for answer in answers)
 
