@@ -103,12 +103,15 @@ def test_an_answer_ends_at_the_first_of_its_stop_texts(until: tuple[str, ...], l
     assert cut(" a b; c\nd ", until) == left
 
 
-def test_too_long_a_prompt_loses_its_beginning_and_leaves_room_for_the_answer() -> None:
+def test_too_long_a_prompt_loses_its_middle_and_leaves_room_for_the_answer() -> None:
     chat = Chat(tiny.tokenizer())
     long, short = sample("dog " * 80 + "cat", "red"), sample("cow", "red")
     prompts = exam(chat, [long, short], max_length=30, max_new_tokens=6).prompts
     assert len(prompts[0]) == 24 and len(prompts[1]) < 24
     assert chat.text(prompts[0]).startswith("User: ") and chat.text(prompts[0]).endswith("dog cat\nAI:")
+    told = replace(sample("red blue red blue red " + "dog " * 80, "red"), instruction=("red blue red blue red ", ""))
+    (kept,) = exam(chat, [told], max_length=28, max_new_tokens=6).prompts
+    assert len(kept) == 22 and chat.text(kept).startswith("User: red blue red blue red dog")
     choices = ("red", "blue dog likes small cat")
     longest = max(len(chat.answer_ids(choice)) for choice in choices)
     picked = exam(chat, [replace(long, choices=choices)], max_length=30, multiple_choice=True).prompts

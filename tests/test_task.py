@@ -57,6 +57,21 @@ def test_sample_is_the_prompt_and_the_chosen_answer(tmp_path: Path) -> None:
     assert (task.metric, task.family, task.target_delimiter) == ("acc", tmp_path.name, " ")
 
 
+@pytest.mark.parametrize(
+    ("wording", "instruction"),
+    [
+        ("Review: {{ text | trim }}\\nSentiment:", ("Review: ", "\nSentiment:")),
+        ("{{ text }}{% if label %} Good?{% else %} Bad?{% endif %}", ("", "")),
+        ("text", ("", "")),
+    ],
+)
+def test_the_instruction_is_what_the_wording_says_of_every_row(
+    tmp_path: Path, wording: str, instruction: tuple[str, str]
+) -> None:
+    body = f'doc_to_text: "{wording}"\ndoc_to_choice: [negative, positive]\ndoc_to_target: label\n'
+    assert {sample.instruction for sample in read_task(make(tmp_path, HEAD + body)).samples("test")} == {instruction}
+
+
 def test_lm_eval_file_of_supported_keys_loads_unchanged(tmp_path: Path) -> None:
     task = read_task(
         make(
