@@ -60,6 +60,8 @@ class Renderer:
             self.target = Wording(task.doc_to_target, "doc_to_target") if task.doc_to_target else None
         else:
             self.target = Wording(target, *above, "doc_to_target")
+        # A local copy says the same, but its rows may hold whole prompts.
+        self.instructions = [Wording(text, "doc_to_text").fixed for text in task.doc_to_text]
         self.choices = Wording(task.doc_to_choice, "doc_to_choice") if isinstance(task.doc_to_choice, str) else None
 
     def render(self, rows: Iterable[Row], split: str) -> list[Rendered]:
@@ -85,7 +87,7 @@ class Renderer:
         index = choice % len(self.texts) if self.texts else 0
         if index:
             messages = (Message("user", self.texts[index].text(rendered.row)), *messages[1:])
-        instruction = self.texts[index].fixed if self.texts else ("", "")
+        instruction = self.instructions[index] if self.instructions else ("", "")
         delimiter = self.task.target_delimiter
         return Sample(self.task.task, messages, rendered.choices, rendered.references, delimiter, instruction)
 
