@@ -52,16 +52,15 @@ class Renderer:
         self.references = Wording(references, *above, "references") if references else None
         texts = listed(copy["doc_to_text"]) if local and "doc_to_text" in copy else None
         target = copy.get("doc_to_target") if local else None
-        if texts is None:
-            self.texts = [Wording(text, "doc_to_text") for text in task.doc_to_text]
-        else:
+        self.texts = [Wording(text, "doc_to_text") for text in task.doc_to_text]
+        # A local copy says the same in all, but its rows may hold whole prompts.
+        self.instructions = [text.fixed for text in self.texts]
+        if texts is not None:
             self.texts = [Wording(text, *above, "doc_to_text") for text in texts]
         if target is None:
             self.target = Wording(task.doc_to_target, "doc_to_target") if task.doc_to_target else None
         else:
             self.target = Wording(target, *above, "doc_to_target")
-        # A local copy says the same, but its rows may hold whole prompts.
-        self.instructions = [Wording(text, "doc_to_text").fixed for text in task.doc_to_text]
         self.choices = Wording(task.doc_to_choice, "doc_to_choice") if isinstance(task.doc_to_choice, str) else None
 
     def render(self, rows: Iterable[Row], split: str) -> list[Rendered]:

@@ -87,8 +87,9 @@ class Wording:
         """What the template says of every row, before and behind all that changes."""
         if not self._is_template:
             return "", ""
-        places = list(re.finditer(r"\{\{.*?\}\}|\{%.*?%\}", self.source, re.DOTALL))
-        return self.source[: places[0].start()].lstrip(), self.source[places[-1].end() :].rstrip()
+        pieces = [(kind, text) for _, kind, text in _ENVIRONMENT.lex(self.source)]
+        before, after = ("" if kind != "data" else text for kind, text in (pieces[0], pieces[-1]))
+        return before.lstrip(), after.rstrip()
 
     def error(self, message: str) -> WordingError:
         """A mistake of this template."""

@@ -62,6 +62,7 @@ def test_sample_is_the_prompt_and_the_chosen_answer(tmp_path: Path) -> None:
     [
         ("Review: {{ text | trim }}\\nSentiment:", ("Review: ", "\nSentiment:")),
         ("{{ text }}{% if label %} Good?{% else %} Bad?{% endif %}", ("", "")),
+        ("{# {{ #}Review: {{ text }}", ("", "")),
         ("text", ("", "")),
     ],
 )
