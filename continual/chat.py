@@ -266,19 +266,6 @@ class Chat:
         marks = "|".join(re.escape(token) for token in self.tokenizer.all_special_tokens)
         return re.sub(rf"\s*({marks})\s*", r"\1", text) if marks else text
 
-    def question(self, text: str) -> str:
-        """The words of the first user's turn in a text that follows a cue, up to the first mark of any other."""
-        head, answer_head = self.form.user_head.strip(), self._tight(self.form.answer_head)
-        found = self._tight(text).lstrip().removeprefix(head)
-        for mark in (answer_head, answer_head.strip(), head, *self.tokenizer.all_special_tokens):
-            if mark.strip():
-                found = found.partition(mark)[0]
-        return found.strip()
-
-    def first_tokens(self, words: str, most: int) -> str:
-        """The beginning of some words, of so many tokens at most."""
-        return self.text(self._ids(words)[:most]).strip()
-
     def parse(self, text: str) -> tuple[Message, ...] | None:
         """The conversation in a text that follows a cue, or None where its marks are not in their places.
 

@@ -106,9 +106,6 @@ class Rehearsal(Settings):
     seed_words: int = Field(0, ge=0)
     """How many first words of an earlier sample of its own follow the cue."""
 
-    framed: bool = False
-    """What all prompts of a task begin and end with is put in, not written."""
-
     cue_dropout: float = Field(0.5, ge=0, lt=1)
     """Share of samples learned without a cue, so that answering does not depend on it."""
 
@@ -156,8 +153,6 @@ class Rehearsal(Settings):
             problems.append(Problem(("share",), "with schedule: spaced nothing is mixed; take it out"))
         if self.when == "after_task" and self.budget == "surprise":
             problems.append(Problem(("budget",), "surprise writes more where it is needed; set when: before_task"))
-        if self.framed and self.seed_words:
-            problems.append(Problem(("seed_words",), "with framed: true a sample begins with its task's instruction"))
         if self.when == "after_task" and self.seed_words:
             problems.append(Problem(("seed_words",), "are of earlier samples of a task; set when: before_task"))
         if problems:

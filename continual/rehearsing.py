@@ -191,5 +191,4 @@ def model_writer(
         writers=specialists if specialists is not None and rehearsal.writer == "specialist" else Newest(),
         answerers=specialists if specialists is not None and rehearsal.relabel == "specialist" else Newest(),
         seed_words=rehearsal.seed_words,
-        framed=rehearsal.framed,
     )

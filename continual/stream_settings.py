@@ -47,8 +47,6 @@ def unannounced(arms: Mapping[str, Arm]) -> dict[str, Arm]:
             fitting["checks"] = tuple(check for check in rehearsal.checks if check not in NEED_A_TASK)
         elif asking:
             wrong["checks"] = f"{TOLD}, and {' and '.join(asking)} would need the task of a sample"
-        if rehearsal.framed:
-            wrong["framed"] = f"{TOLD}, so that a sample has no instruction to begin with"
         if rehearsal.budget == "surprise":
             wrong["budget"] = f"{TOLD}: there is nothing to share between; take old_task or new_task"
         if "when" not in given:

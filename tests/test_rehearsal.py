@@ -7,17 +7,14 @@ from typing import Any
 import pytest
 import tiny
 from conftest import teach
-from pydantic import ValidationError
 
 from continual.chat import Chat
 from continual.data import TokenBatches
 from continual.methods.rehearsal import rehearsed_sets, summary
-from continual.rehearsal_settings import Rehearsal
 from continual.rehearse import text
 from continual.rehearse.budget import quotas
 from continual.rehearse.check import Draft, Page, rejection
 from continual.rehearse.cues import Cues
-from continual.rehearse.frame import Frame
 from continual.rehearse.surprise import answer_loss
 from continual.rehearse.writer import ModelWriter, RealWriter
 from continual.request import Output
@@ -275,48 +272,3 @@ def test_a_teachers_answer_ends_where_a_sample_must(monkeypatch: pytest.MonkeyPa
     write(monkeypatch, [good(1), "two"], 1, relabel=True)
     (prompt,), (room,) = asked[1]
     assert 1 <= room <= max(1, 1 + 9 - len(prompt))  # bos, and max_new_tokens of the whole sample
-
-
-FRAME = Frame("What sound does it make?", "Say it in one word:")
-
-
-def test_an_instruction_that_was_missed_is_put_in_and_answered_anew(monkeypatch: pytest.MonkeyPatch) -> None:
-    script = [f" dog\n{FRAME.after}\nAI: six", " cat and\nAI: and what", " a bee, " + "red " * 200, "two", "six"]
-    more = {"frames": {"t": FRAME}, "framed": True, "checks": ("eos", "parses", "wrong_task"), "max_new_tokens": 160}
-    samples, scripted = write(monkeypatch, script, 3, **more)
-    assert [s.reason for s in samples] == [None] * 3
-    told = [[message.content for message in s.messages or ()] for s in samples]
-    assert told[0] == [f"{FRAME.before} dog\n{FRAME.after}", "six"]
-    assert told[1] == [f"{FRAME.before} cat and\n{FRAME.after}", "two"]  # what it had answered was to another question
-    assert told[2][0].startswith(f"{FRAME.before} a bee, red red") and told[2][0].endswith(f"red\n{FRAME.after}")
-    assert len(scripted.chat.prompt_ids([Message("user", told[2][0])], 999)) < 160  # cut: there is room for an answer
-    assert len(set(scripted.seeds)) == 5
-
-
-def test_a_sample_begins_with_its_instruction() -> None:
-    chat, model = Chat(tiny.tokenizer()), tiny.model()
-    settings: dict[str, Any] = {
-        "checks": (),
-        "top_up": False,
-        "max_tries": 1,
-        "max_new_tokens": 40,
-        "batch_tokens": 999,
-    }
-    frames = {"t": FRAME, "u": Frame("", "")}
-    writer = ModelWriter(
-        chat,
-        {t: (t,) for t in "tu"},
-        {t: () for t in "tu"},
-        sampling=Sampling(1.0),
-        frames=frames,
-        framed=True,
-        **settings,
-    )
-    samples = writer.write(model, {"t": 4, "u": 4}, seed=0)
-    assert all((s.messages or ())[0].content.startswith(FRAME.before) for s in samples["t"])
-    assert all(s.messages is None or not s.messages[0].content.startswith(FRAME.before) for s in samples["u"])
-
-
-def test_instructions_and_first_words_are_not_put_in_both() -> None:
-    with pytest.raises(ValidationError, match="a sample begins with its task's instruction"):
-        Rehearsal(framed=True, seed_words=2, when="before_task")

@@ -102,7 +102,6 @@ def test_what_was_not_set_fits_a_stream(world: Path) -> None:
         ("checks", ["parses", "wrong_task"], "wrong_task would need the task"),
         ("checks", ["label"], "label would need the task"),
         ("budget", "surprise", "nothing to share"),
-        ("framed", True, "has no instruction to begin with"),
         ("when", "after_task", "all before it"),
     ],
 )

@@ -39,8 +39,6 @@ class Draft:
     """The answer as it was drawn, where another has taken its place."""
     logprob: float | None = None
     """Mean log-likelihood of its tokens after the cue, in nats, where it was measured."""
-    number: int = 0
-    """Which draw of its task it is."""
 
 
 @dataclass

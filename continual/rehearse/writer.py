@@ -10,7 +10,6 @@ import numpy as np
 
 from continual.chat import Chat
 from continual.decode import Decoder
-from continual.rehearse import framed
 from continual.rehearse.check import BEFORE_ASKING, Draft, Page, rejection
 from continual.rehearse.frame import Frame
 from continual.rehearse.shape import Shape
@@ -58,7 +57,6 @@ class ModelWriter:
         writers: whose weights write; by default the model as it is.
         answerers: whose weights answer, where `relabel` or the check `consistent` asks.
         seed_words: how many first words of an earlier sample of the model's own stand after the cue; 0: none.
-        framed: whether what all prompts of a task begin and end with is put in; see `framed`.
     """
 
     chat: Chat
@@ -75,7 +73,6 @@ class ModelWriter:
     writers: Teachers = field(default_factory=Newest)
     answerers: Teachers = field(default_factory=Newest)
     seed_words: int = 0
-    framed: bool = False
     by_shape: bool = True
 
     def write(
@@ -94,8 +91,6 @@ class ModelWriter:
         # All tasks in one batch: with many of them, each one's share alone would be too few to decode well.
         while draws := [(t, n) for t, page in drafts.items() for n in page.next_draws(self.top_up, self.max_tries)]:
             written = self._drawn(model, draws, seeds, limits, seed)
-            if self.framed:
-                written = self._in_frames(model, written, limits, seed)
             written = self._answered(model, written, limits)
             for task, page in drafts.items():
                 mine = [draft for name, draft in written if name == task]
@@ -117,7 +112,7 @@ class ModelWriter:
         for weights, mine in _by_teacher(self.writers, model, draws):
             decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens)
             cues = [chat.bos_ids + chat.cue_ids(self._cue(task, n)) for task, n in mine]
-            begun = [self._begun(task, seeds[task], derive(seed, task, n, "beginning")) for task, n in mine]
+            begun = [self._begun(seeds[task], derive(seed, task, n, "beginning")) for task, n in mine]
             with wearing(model, weights or {}):
                 outputs = decoder.generate(
                     [cue + ids for cue, ids in zip(cues, begun, strict=True)],
@@ -131,38 +126,9 @@ class ModelWriter:
                     ids = [[*begin, *output.ids] for begin, output in zip(begun, outputs, strict=True)]
                     told = decoder.choice_logprobs(cues, [[row] for row in ids])
                     likely = [values[0] / len(row) for values, row in zip(told, ids, strict=True)]
-            for (task, n), begin, output, value in zip(mine, begun, outputs, likely, strict=True):
+            for (task, _), begin, output, value in zip(mine, begun, outputs, likely, strict=True):
                 text = chat.text([*begin, *(output.ids[:-1] if output.finished else output.ids)])
-                parsed, length = chat.parse(text), len(output.ids)
-                found.append((task, Draft(text, parsed, output.finished, length, logprob=value, number=n)))
-        return found
-
-    def _in_frames(
-        self, model: Any, drafts: Sequence[tuple[str, Draft]], limits: Mapping[str, int], seed: int
-    ) -> list[tuple[str, Draft]]:
-        """The same drafts, in their task's frame, where one has been missed; the answer to that is drawn anew."""
-        chat, found = self.chat, list(drafts)
-        missed = [
-            (task, place)
-            for place, (task, draft) in enumerate(drafts)
-            if task in self.frames and self.frames[task].telling and not framed.is_whole(draft, self.frames[task])
-        ]
-        for weights, mine in _by_teacher(self.writers, model, missed):
-            decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens)
-            asked = [
-                framed.question_of(chat, drafts[place][1], self.frames[task], self.labels[task], limits[task])
-                for task, place in mine
-            ]
-            prompts = [chat.prompt_ids([question], self.max_new_tokens) for question in asked]
-            rooms = [self._room(limits[task], prompt) for (task, _), prompt in zip(mine, prompts, strict=True)]
-            seeds = [derive(seed, task, drafts[place][1].number, "answer") for task, place in mine]
-            with wearing(model, weights or {}):
-                outputs = decoder.generate(prompts, rooms, self.sampling, seeds)
-            for (task, place), question, output in zip(mine, asked, outputs, strict=True):
-                draft = drafts[place][1]
-                messages = (question, Message("assistant", chat.answer_text(output.ids)))
-                tokens = draft.tokens + len(output.ids)
-                found[place] = (task, replace(draft, messages=messages, finished=output.finished, tokens=tokens))
+                found.append((task, Draft(text, chat.parse(text), output.finished, len(output.ids), logprob=value)))
         return found
 
     def _room(self, limit: int, prompt: Sequence[int]) -> int:
@@ -219,10 +185,8 @@ class ModelWriter:
         questions = [s.messages[0].content for s in earlier if s.reason is None and s.messages]
         return [" ".join(question.split()[: self.seed_words]) for question in questions]
 
-    def _begun(self, task: str, beginnings: Sequence[str], seed: int) -> list[int]:
+    def _begun(self, beginnings: Sequence[str], seed: int) -> list[int]:
         """The ids of a user's turn that begins with some of these words; none where there are none."""
-        if self.framed and task in self.frames:
-            return framed.opening(self.chat, self.frames[task])
         if not beginnings:
             return []
         return self.chat.opening_ids(beginnings[int(np.random.default_rng(seed).integers(len(beginnings)))])
