@@ -238,15 +238,16 @@ def rehearse(
 @app.command()
 def pretrain(
     recipe: RecipeArgument,
+    overrides: Annotated[list[str] | None, typer.Argument(help="key=value, such as pretrain.tokens=1000000.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Where the model is written, instead of output_dir.", metavar="DIR")
     ] = None,
 ) -> None:
-    """Make a small base model from raw text, as the embedded one was made."""
+    """Make a small base model from raw text, as the embedded one was made; on the GPU if there is one."""
     from continual import pretrain as pretraining
     from continual.recipe import find_recipe
 
-    pretraining.pretrain(pretraining.load_pretrain_recipe(find_recipe(recipe)), out, make_console())
+    pretraining.pretrain(pretraining.load_pretrain_recipe(find_recipe(recipe), overrides or ()), out, make_console())
 
 
 app.add_typer(using.app)

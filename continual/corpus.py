@@ -54,7 +54,7 @@ def blocks(documents: Iterator[str], tokenizer: "Tokenizer", end: int, length: i
     """Blocks of `length` ids without end: document after document, each followed by the id `end`."""
     rest: list[int] = []
     while texts := list(islice(documents, _AT_ONCE)):
-        for encoding in tokenizer.encode_batch_fast(texts):
+        for encoding in tokenizer.encode_batch_fast(texts, add_special_tokens=False):
             rest += encoding.ids
             rest.append(end)
         whole = len(rest) // length * length

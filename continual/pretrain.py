@@ -5,14 +5,15 @@ import math
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from continual import corpus, vocabulary, yamlfile
+from continual import overrides as overriding
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.seeds import derive
@@ -20,8 +21,7 @@ from continual.seeds import derive
 if TYPE_CHECKING:
     import torch
     from rich.console import Console
-    from tokenizers import Tokenizer
-    from transformers import LlamaForCausalLM
+    from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 
 class _Settings(BaseModel):
@@ -61,14 +61,22 @@ class Corpus(_Settings):
 
 
 class Vocabulary(_Settings):
-    """The tokenizer to be made."""
+    """The tokenizer to be made, of `vocab_size` entries, or that of another model."""
 
-    vocab_size: int = Field(gt=300)
+    name_or_path: str | None = None
+    """A model whose tokenizer is taken as it is: a folder, or a name on the Hub."""
+    vocab_size: int | None = Field(default=None, gt=300)
     """At most so many entries: 5 special tokens, 256 bytes, then whole words."""
     words: tuple[str, ...] = ()
     """Words that get an entry although the corpus may not have them, e.g. those of later instructions."""
     counted_documents: int = Field(default=20_000, gt=0)
     """So many documents are counted to find the frequent words."""
+
+    @model_validator(mode="after")
+    def _made_or_taken(self) -> Self:
+        if bool(self.name_or_path) == bool(self.vocab_size):
+            raise ValueError("give either 'vocab_size', or 'name_or_path'")
+        return self
 
 
 class Sizes(_Settings):
@@ -108,14 +116,20 @@ class PretrainRecipe(_Settings):
     pretrain: PretrainSettings
 
 
-def load_pretrain_recipe(path: Path) -> PretrainRecipe:
+def load_pretrain_recipe(path: Path, overrides: Sequence[str] = ()) -> PretrainRecipe:
     """Read and check a recipe file; the paths of its corpus are taken from where it lies.
+
+    Args:
+        path: A YAML file.
+        overrides: Texts ``dotted.key=value``.
 
     Raises:
         ContinualError: one line for each mistake.
     """
     document = yamlfile.load(path)
-    recipe = yamlfile.validate(PretrainRecipe, document)
+    changes = overriding.parse(overrides)
+    data = overriding.apply(document.data, changes) if changes else document.data
+    recipe = yamlfile.validate(PretrainRecipe, document, data, overridden=list(changes))
     found = recipe.pretrain.corpus.beside(path.parent)
     place = f"{document.at('pretrain', 'corpus')}: pretrain.corpus"
     missing = [f"{place}: no such file: {file}" for file in found.paths() if not file.is_file()]
@@ -143,13 +157,12 @@ def pretrain(recipe: PretrainRecipe, out: Path | None = None, console: "Console 
     out = out or settings.output_dir
     if out.exists() and any(out.iterdir()):
         raise ContinualError(f"{out}: exists already; remove it or choose another output_dir")
-    counted = islice(settings.corpus.documents(settings.seed), settings.tokenizer.counted_documents)
-    tokenizer = vocabulary.train_vocabulary(counted, settings.tokenizer.vocab_size, settings.tokenizer.words)
+    tokenizer = new_tokenizer(settings)
     with torch.random.fork_rng():
         torch.manual_seed(derive(settings.seed, "weights"))
         model = new_model(settings, tokenizer)
         size = sum(parameter.numel() for parameter in model.parameters())
-        console.print(f"{size:,} parameters, {tokenizer.get_vocab_size():,} tokens in the vocabulary")
+        console.print(f"{size:,} parameters, {len(tokenizer):,} tokens in the vocabulary")
         seen = train(model, tokenizer, settings, console)
         spread_unseen(model.get_input_embeddings().weight, seen)
     save(model, tokenizer, out)
@@ -157,26 +170,40 @@ def pretrain(recipe: PretrainRecipe, out: Path | None = None, console: "Console 
     return out
 
 
-def new_model(settings: PretrainSettings, tokenizer: "Tokenizer") -> "LlamaForCausalLM":
-    """An untaught Llama with tied embeddings."""
+def new_tokenizer(settings: PretrainSettings) -> Any:
+    """The tokenizer that the recipe names, or one made from its corpus."""
+    wanted = settings.tokenizer
+    if wanted.vocab_size is None:
+        guard()
+        from continual.model import load_tokenizer
+
+        return load_tokenizer(str(wanted.name_or_path))
+    counted = islice(settings.corpus.documents(settings.seed), wanted.counted_documents)
+    made = vocabulary.train_vocabulary(counted, wanted.vocab_size, wanted.words)
+    return vocabulary.with_chat(made, settings.model.max_position_embeddings)
+
+
+def new_model(settings: PretrainSettings, tokenizer: "PreTrainedTokenizerFast") -> "LlamaForCausalLM":
+    """An untaught Llama with tied embeddings, on the GPU if there is one."""
     guard()
+    import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     config = LlamaConfig(
-        vocab_size=tokenizer.get_vocab_size(),
+        vocab_size=len(tokenizer),
         tie_word_embeddings=True,
         # The usual 0.02 suits wide models; in narrow ones attention then starts out flat and stays so for long.
         initializer_range=settings.model.hidden_size**-0.5,
         bos_token_id=None,
-        eos_token_id=tokenizer.token_to_id(vocabulary.END),
-        pad_token_id=tokenizer.token_to_id(vocabulary.PAD),
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
         **settings.model.model_dump(),
     )
-    return LlamaForCausalLM(config)
+    return LlamaForCausalLM(config).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def train(
-    model: "LlamaForCausalLM", tokenizer: "Tokenizer", settings: PretrainSettings, console: "Console"
+    model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", settings: PretrainSettings, console: "Console"
 ) -> "torch.Tensor":
     """Learn next tokens, with warm-up and cosine; gives which ids occurred, shape (vocabulary,), bool."""
     import torch
@@ -192,17 +219,16 @@ def train(
         return torch.nn.functional.cross_entropy(logits.flatten(0, 1).float(), ids[:, 1:].flatten())
 
     step_loss = torch.compile(loss_of) if settings.compile else loss_of
-    end = vocabulary.SPECIAL.index(vocabulary.END)
     documents = settings.corpus.documents(settings.seed)
-    stream = corpus.blocks(documents, tokenizer, end, settings.block_length + 1)
-    seen = torch.zeros(tokenizer.get_vocab_size(), dtype=torch.bool)
+    stream = corpus.blocks(documents, tokenizer.backend_tokenizer, tokenizer.eos_token_id, settings.block_length + 1)
+    seen = torch.zeros(len(tokenizer), dtype=torch.bool)
     model.train()
     start = said = time.monotonic()
     for step in range(1, steps + 1):
         ids = torch.tensor(list(islice(stream, rows)))
         seen[ids.flatten()] = True
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            loss = step_loss(ids)
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=settings.bf16):
+            loss = step_loss(ids.to(model.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         share = step / warmup if step < warmup else 0.5 + 0.5 * math.cos(math.pi * (step - warmup) / (steps - warmup))
@@ -259,11 +285,12 @@ def spread_unseen(embedding: "torch.Tensor", seen: "torch.Tensor") -> None:
     import torch
 
     with torch.no_grad():
+        seen = seen.to(embedding.device)
         unseen = embedding[~seen]
         embedding[~seen] = unseen + torch.randn_like(unseen) * embedding[seen].std(dim=0)
 
 
-def save(model: "LlamaForCausalLM", tokenizer: "Tokenizer", out: Path) -> None:
+def save(model: "LlamaForCausalLM", tokenizer: "PreTrainedTokenizerFast", out: Path) -> None:
     """Write the folder under another name, then rename it: a half-written model is never found.
 
     The weights are stored as float16 to be small, the config says float32, which is what they load as.
@@ -276,7 +303,7 @@ def save(model: "LlamaForCausalLM", tokenizer: "Tokenizer", out: Path) -> None:
     config = json.loads((unfinished / "config.json").read_text(encoding="utf-8"))
     config["dtype"] = "float32"
     (unfinished / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-    vocabulary.with_chat(tokenizer, model.config.max_position_embeddings).save_pretrained(unfinished)
+    tokenizer.save_pretrained(unfinished)
     if out.exists():
         out.rmdir()
     os.replace(unfinished, out)

@@ -12,6 +12,8 @@ from continual.guard import guard
 # Two shared cores: more threads only fight. Set before torch is imported by any test.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+# Tests compare digits, and hand tensors of their own to the model: they are of the CPU, also where there is a GPU.
+os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 # The process that only collects what the workers tell imports peft too, when one tells it of a warning of peft's.
 guard()

@@ -1,5 +1,6 @@
 """The benchmarks run, with settings so small that their figures mean nothing, and count what they say they count."""
 
+import gzip
 import json
 from collections.abc import Iterator
 from importlib.util import find_spec
@@ -118,6 +119,37 @@ def test_starting_up_is_timed(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra bench")
+def test_a_base_is_pretrained_on_texts_that_are_in_no_test_row(tmp_path: Path) -> None:
+    from benchmarks import english
+
+    story, other = " ".join(f"word{n}" for n in range(30)), " ".join(f"term{n}" for n in range(30))
+    rows = {
+        "train": [
+            {"instruction": "Say it.", "input": f"so {story[:200]}", "output": "yes"},
+            {"input": f"{other}\n\n and more", "output": "no"},
+            {"input": "short", "output": "a long answer " * 10},
+            {"input": "short", "output": "maybe"},
+            {"input": "看见" * 30, "output": "看"},
+            {"messages": [{"role": "user", "content": "Hello."}, {"role": "assistant", "content": "Good day."}]},
+        ],
+        "test": [{"input": story, "output": "yes"}],
+    }
+    (tmp_path / "data" / "set").mkdir(parents=True)
+    for split, told in rows.items():
+        with gzip.open(tmp_path / "data" / "set" / f"task.{split}.jsonl.gz", "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(row) + "\n" for row in told)
+    english.main([str(tmp_path / "data"), str(tmp_path / "runs" / "english.txt")])
+    documents = (tmp_path / "runs" / "english.txt").read_text(encoding="utf-8").strip().split("\n\n")
+    assert documents == [f"{other}\nand more", "short", ("a long answer " * 10).strip(), "Hello.\nGood day."]
+
+
+def test_the_recipe_of_that_base_is_right() -> None:
+    from continual import yamlfile
+    from continual.pretrain import PretrainRecipe
+
+    yamlfile.validate(PretrainRecipe, yamlfile.load(ROOT / "benchmarks" / "english-35M.yaml"))
+
+
 def test_trl_sees_the_same_loss() -> None:
     import copy
 

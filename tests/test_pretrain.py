@@ -1,6 +1,7 @@
 """Making a base model from raw text: packing, vocabulary, recipe, and the folder that comes out."""
 
 import io
+import json
 import subprocess
 import sys
 from itertools import islice
@@ -33,6 +34,8 @@ pretrain:
   learning_rate: 1e-2
   output_dir: made
 """
+
+IDS = ("vocab_size", "eos_token_id", "pad_token_id")
 
 
 def quiet() -> Console:
@@ -72,6 +75,24 @@ def test_the_same_recipe_makes_the_same_model_and_learns(recipe: Path, tmp_path:
     assert float(last) < 4.5
 
 
+def test_the_tokenizer_of_another_model_is_taken_as_it_is(recipe: Path, tmp_path: Path) -> None:
+    first = pretrain(load_pretrain_recipe(recipe), tmp_path / "first", quiet())
+    taken = f"{{name_or_path: {first}}}"
+    other = load_pretrain_recipe(recipe, [f"pretrain.tokenizer={taken}", "pretrain.model.num_hidden_layers=2"])
+    second = pretrain(other, tmp_path / "second", quiet())
+    for name in ("tokenizer.json", "chat_template.jinja"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+    sizes, ids = json.loads((second / "config.json").read_text()), json.loads((first / "config.json").read_text())
+    assert sizes["num_hidden_layers"] == 2
+    assert [sizes[key] for key in IDS] == [ids[key] for key in IDS]
+
+
+@pytest.mark.parametrize("tokenizer", ["{}", "{vocab_size: 400, name_or_path: x}"])
+def test_a_tokenizer_is_made_or_taken(recipe: Path, tokenizer: str) -> None:
+    with pytest.raises(ContinualError, match="override: pretrain.tokenizer: give either 'vocab_size', or 'name_or_p"):
+        load_pretrain_recipe(recipe, [f"pretrain.tokenizer={tokenizer}"])
+
+
 def test_a_model_that_is_there_is_not_overwritten(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "config.json").write_text("{}", encoding="utf-8")
@@ -93,6 +114,16 @@ def test_a_missing_file_of_the_corpus_is_told_with_its_place(recipe: Path) -> No
     (recipe.parent / "text.txt").unlink()
     with pytest.raises(ContinualError, match=r"base.yaml:3: pretrain.corpus: no such file: .*text.txt"):
         load_pretrain_recipe(recipe)
+
+
+def test_a_tokenizer_that_marks_beginnings_marks_none_inside_a_block() -> None:
+    """Blocks part documents by the end token alone, whatever a tokenizer puts around a single text."""
+    from tokenizers.processors import TemplateProcessing
+
+    tokenizer = vocabulary.train_vocabulary([TEXT] * 30, 400)
+    tokenizer.post_processor = TemplateProcessing(single="<|user|> $A", special_tokens=[("<|user|>", 2)])
+    ids = [i for block in corpus.blocks(iter(["the cat", "the dog"] * 5), tokenizer, 1, 4) for i in block]
+    assert 1 in ids and 2 not in ids
 
 
 def test_the_recipe_is_read_without_torch() -> None:
