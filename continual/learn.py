@@ -16,6 +16,7 @@ from typing import Any, Protocol
 
 from continual import crossentropy
 from continual.batch import Collate, LMBatch, Triple
+from continual.crossentropy import LossOf
 from continual.data import CPU_PASS, GPU_PASS, TokenBatches, ahead
 from continual.errors import ContinualError
 from continual.guard import guard
@@ -36,18 +37,10 @@ from torch.optim.lr_scheduler import LambdaLR  # noqa: E402
 log = logging.getLogger(__name__)
 
 
-class Guide(Protocol):
-    """What a tutor has to say about one micro-batch."""
-
-    def loss(self, logits: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """A scalar, from the student's logits (N, vocab), the next tokens (N,) and their weights (N,)."""
-        ...
-
-
 class Tutor(Protocol):
     """Gives other targets than the next token, for some micro-batches: distillation."""
 
-    def guide(self, model: CausalLM, x: LMBatch) -> Guide | None: ...
+    def guide(self, model: CausalLM, x: LMBatch) -> LossOf: ...
 
 
 @dataclass(frozen=True)
@@ -132,7 +125,7 @@ class CausalLMTemplate(SupervisedTemplate):
         """Set by a method that distils; it is asked about every micro-batch in training."""
         self.turns: Sequence[Any] = ()
         """Set by a plugin that adds other rows in each epoch, see `TokenBatches`."""
-        self._guide: Guide | None = None
+        self._loss_of: LossOf = crossentropy.plain
         self.halvings = 0
         """How often the micro-batches of this experience were halved, because they did not fit into memory."""
         self.torch_compile = torch_compile
@@ -351,22 +344,19 @@ class CausalLMTemplate(SupervisedTemplate):
             return self.model(self.mb_x)
         self._count_supervised()
         for batch, y in self.mb_x.earlier:
-            loss = self._loss_of(batch, y)
+            loss = self.model(batch, y, self._weight(batch), self._guide(batch))
             self.accelerator.backward(loss)
             self._earlier_loss = self._earlier_loss + loss.detach()
         if not self.output_is_read:
-            return self._loss_of(self.mb_x, self.mb_y)
-        self._guide = self._guide_for(self.mb_x)
+            return self.model(self.mb_x, self.mb_y, self._weight(self.mb_x), self._guide(self.mb_x))
+        self._loss_of = self._guide(self.mb_x)
         return self.model(self.mb_x)
 
-    def _guide_for(self, x: LMBatch) -> Guide | None:
-        return self.tutor.guide(self.accelerator.unwrap_model(self.model), x) if self.tutor is not None else None
-
-    def _loss_of(self, x: LMBatch, y: torch.Tensor) -> torch.Tensor:
-        guide = self._guide_for(x)
-        if guide is None:
-            return self.model(x, y, self._weight(x))
-        return guide.loss(self.model(x), y, self._weight(x))
+    def _guide(self, x: LMBatch) -> LossOf:
+        if self.tutor is None:
+            return crossentropy.plain
+        with self.accelerator.autocast():
+            return self.tutor.guide(self.accelerator.unwrap_model(self.model), x)
 
     def criterion(self) -> torch.Tensor:
         """The loss of the (last) micro-batch; in evaluation, plain cross-entropy."""
@@ -374,8 +364,8 @@ class CausalLMTemplate(SupervisedTemplate):
             return super().criterion()
         if not self.output_is_read:
             return self.mb_output
-        weighted = self._guide.loss if self._guide is not None else crossentropy.weighted
-        return weighted(self.mb_output, self.mb_y, self._weight(self.mb_x))
+        loss = self._loss_of(slice(0, len(self.mb_y)))
+        return loss(self.mb_output, self.mb_y, self._weight(self.mb_x))
 
     def _count_supervised(self) -> None:
         """The two denominators, over all micro-batches and ranks of this step."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from continual import crossentropy
 from continual.batch import LMBatch
+from continual.crossentropy import LossOf
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.hub import check
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+
+LogitsOf = Callable[[slice], torch.Tensor]
+"""Gives logits, (n, vocab), of a slice of a batch's supervised positions."""
 
 CHUNK = 2**24
 """The most logits that exist at a time where nothing needs all: 64 MiB in float32, and as much for their gradient."""
@@ -231,19 +235,56 @@ class CausalLM(nn.Module):
         hidden = args[0]
         return (hidden[:, :-1][self._rows].unsqueeze(0), *args[1:])
 
-    def forward(self, x: LMBatch, y: torch.Tensor | None = None, weight: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(
+        self,
+        x: LMBatch,
+        y: torch.Tensor | None = None,
+        weight: torch.Tensor | None = None,
+        loss_of: LossOf = crossentropy.plain,
+    ) -> torch.Tensor:
         """Logits, (N, vocab); or, given the right tokens and their weights, (N,) each, the weighted loss.
 
         The loss of more than `CHUNK` logits is computed in chunks.
+
+        Args:
+            loss_of: what is learned at a slice of the positions, if not the right tokens alone.
         """
         if y is None or weight is None:
             return self._logits(x)
-        vocab = self.inner.get_output_embeddings().weight.shape[0]
-        if len(y) * vocab > CHUNK and self._can_chunk(x):
+        if self._in_chunks(x):
             hidden, output = self._decoded(x)
             logits_of = partial(self._after_decoder, output)
-            return crossentropy.chunked(logits_of, hidden, y, weight, self._tail(), max(1, CHUNK // vocab))
-        return crossentropy.weighted(self._logits(x), y, weight)
+            rows = max(1, CHUNK // self._vocabulary)
+            return crossentropy.chunked(logits_of, hidden, y, weight, self._tail(), rows, loss_of)
+        return loss_of(slice(0, len(y)))(self._logits(x), y, weight)
+
+    @torch.no_grad()
+    def in_parts(self, x: LMBatch) -> LogitsOf:
+        """What gives the logits at a slice of the supervised positions, without their gradient.
+
+        More than `CHUNK` are made of the decoder's output only when they are asked for, with the precision of now,
+        and with the weights that the model then has.
+        """
+        kind = x.input_ids.device.type
+        precision = partial(torch.autocast, kind, torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind))
+        if not self._in_chunks(x):
+            logits = self._logits(x)
+            return lambda part: logits[part]
+        hidden, output = self._decoded(x)
+
+        @torch.no_grad()
+        def logits_of(part: slice) -> torch.Tensor:
+            with precision():
+                return self._after_decoder(output, hidden[part])
+
+        return logits_of
+
+    @property
+    def _vocabulary(self) -> int:
+        return self.inner.get_output_embeddings().weight.shape[0]
+
+    def _in_chunks(self, x: LMBatch) -> bool:
+        return len(x.answer) * self._vocabulary > CHUNK and self._can_chunk(x)
 
     def _logits(self, x: LMBatch) -> torch.Tensor:
         self._rows = x.supervised

@@ -9,12 +9,14 @@ import tiny
 import torch
 from conftest import teach
 
+from continual import crossentropy
+from continual import model as model_module
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.errors import ContinualError
 from continual.methods.distill import DistillPlugin, Taught
 from continual.model import CausalLM, add_adapter
-from continual.rehearse.teacher import Newest, adapter_weights, wearing, weights_of
+from continual.rehearse.teacher import Newest, Weights, adapter_weights, teacher_logits, wearing, weights_of
 from continual.runs import read_json
 from continual.sample import Message, Sample
 
@@ -68,16 +70,18 @@ def test_the_teacher_is_the_model_as_it_was(adapter: bool) -> None:
             worn = model(x).clone()
     plugin = DistillPlugin(1.0, 1.0, Newest(), {0: "a", 1: "b"})
     plugin._before = before
-    guide = plugin.guide(model, x)
-    assert guide is not None
-    assert torch.equal(guide.positions, x.rehearsed > 0)
-    torch.testing.assert_close(guide.logits, worn[x.rehearsed > 0])
+    weight = torch.rand(len(y))
+    loss = plugin.guide(model, x)(slice(0, len(y)))(moved, y, weight)
+    told = x.rehearsed > 0
+    assert told.any() and not told.all()
+    torch.testing.assert_close(loss, Taught(told, worn[told], 1.0, 1.0).loss(moved, y, weight))
     assert torch.equal(model(x), moved)  # the student's weights are back
     assert not torch.allclose(worn, moved)
 
 
 def test_where_nothing_is_rehearsed_nobody_is_asked() -> None:
-    assert DistillPlugin(1.0, 1.0, Newest(), {}).guide(CausalLM(tiny.model()), batch([0, 0])[0]) is None
+    guide = DistillPlugin(1.0, 1.0, Newest(), {}).guide(CausalLM(tiny.model()), batch([0, 0])[0])
+    assert guide is crossentropy.plain
 
 
 def test_an_unknown_specialist_is_an_error_and_never_the_base(tmp_path: Path) -> None:
@@ -93,18 +97,72 @@ def test_an_unknown_specialist_is_an_error_and_never_the_base(tmp_path: Path) ->
 
 def test_a_student_that_is_its_teacher_stays_where_it_is(world: Path) -> None:
     # At the first step student and teacher are one: on rehearsed rows alone there is then no gradient.
-    from continual import crossentropy
-
     model = CausalLM(tiny.model())
     x, y, _ = batch([1, 1])
     plugin = DistillPlugin(1.0, 1.0, Newest(), {0: "a", 1: "b"})
     plugin._before = weights_of(model.inner)
-    guide = plugin.guide(model, x)
-    assert guide is not None
-    loss = guide.loss(model(x), y, torch.ones(len(y)))
+    loss = model(x, y, torch.ones(len(y)), plugin.guide(model, x))
     loss.backward()
     assert max(float(p.grad.abs().max()) for p in model.parameters() if p.grad is not None) < 1e-5
     assert float(crossentropy.weighted(model(x), y, torch.ones(len(y)))) > 1
+
+
+class Two:
+    """A teacher for each of two tasks."""
+
+    def __init__(self, one: Weights, other: Weights) -> None:
+        self.known = {"a": one, "b": other}
+
+    def of(self, model: Any, task: str) -> Weights:
+        return self.known[task]
+
+
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("adapter", [False, True])
+@pytest.mark.parametrize("teachers", ["newest", "two"])
+def test_distilled_in_chunks_it_is_what_it_is_at_once(
+    teachers: str, adapter: bool, precision: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = tiny.model()
+    model = CausalLM(add_adapter(inner, {"r": 2, "target_modules": "all-linear"}, 0) if adapter else inner)
+    x, y, _ = batch([0, 1, 1, 0, 1, 1])
+    weight = torch.rand(len(y), generator=torch.Generator().manual_seed(0))
+    own = weights_of(model.inner)
+    one, other = ({name: w + 0.3 * torch.randn_like(w) for name, w in own.items()} for _ in range(2))
+    plugin = DistillPlugin(
+        0.7, 2.0, Newest() if teachers == "newest" else Two(one, other), {n: "ab"[n % 2] for n in range(6)}
+    )
+    plugin._before = one if teachers == "newest" else None
+
+    def learned() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+            loss = model(x, y, weight, plugin.guide(model, x))
+        loss.backward()
+        return loss.detach(), {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+    at_once = learned()
+    monkeypatch.setattr(model_module, "CHUNK", 3 * inner.config.vocab_size)
+    seen: list[int] = []
+    inner.get_output_embeddings().register_forward_hook(lambda _, args, output: seen.append(output.shape[1]))
+    in_chunks = learned()
+    assert max(seen) <= 3 < len(y)
+    near = {"atol": 1e-5, "rtol": 1e-4} if precision == torch.float32 else {"atol": 3e-2, "rtol": 3e-2}
+    torch.testing.assert_close(in_chunks, at_once, **near)
+    assert all(torch.equal(p, own[name]) for name, p in model.inner.named_parameters() if name in own)
+
+
+def test_in_mixed_precision_the_teacher_computes_with_its_own_weights() -> None:
+    model = CausalLM(tiny.model())
+    x, y, _ = batch([1])
+    other = {name: torch.randn_like(w) for name, w in weights_of(model.inner).items()}
+    with torch.autocast("cpu", torch.bfloat16):
+        student = model(x)  # autocast now holds its weights in bfloat16
+        told = teacher_logits(model, x, other)(slice(0, len(y)))
+        again = model(x)
+    with wearing(model.inner, other), torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(told, model(x))
+    assert torch.equal(again, student) and not torch.allclose(told, student)
 
 
 def test_specialists_write_answer_and_teach(world: Path) -> None:

@@ -73,7 +73,7 @@ def test_the_teacher_sees_the_answer_and_speaks_of_the_students_own() -> None:
     assert y.tolist() == [*answers[0], *answers[1]]
     sdft._teacher = {name: weight * 1.5 for name, weight in weights_of(inner).items()}
     model = CausalLM(inner)
-    got = sdft.guide(model, x).logits
+    guide = sdft.guide(model, x)
     with torch.no_grad():
         for name, parameter in inner.named_parameters():
             parameter.copy_(sdft._teacher[name])
@@ -81,7 +81,10 @@ def test_the_teacher_sees_the_answer_and_speaks_of_the_students_own() -> None:
         for one, answer in zip(asked, answers, strict=True):
             ids = torch.tensor([one.teacher + answer])
             expected.append(inner(input_ids=ids).logits[0, len(one.teacher) - 1 : -1])
-    torch.testing.assert_close(got, torch.cat(expected), atol=1e-5, rtol=1e-5)
+        student, weight = torch.randn(len(y), 300), torch.rand(len(y))
+    for part in (slice(0, len(y)), slice(1, 4)):
+        asked_for = Reverse(torch.cat(expected)[part]).loss(student[part], y[part], weight[part])
+        torch.testing.assert_close(guide(part)(student[part], y[part], weight[part]), asked_for)
 
 
 def test_a_demonstration_that_does_not_fit_is_told() -> None:

@@ -11,17 +11,20 @@ weighted like every other position; real samples keep plain cross-entropy.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from continual import crossentropy
 from continual.batch import LMBatch
+from continual.crossentropy import Loss, LossOf
 from continual.methods.spaced import SpacedPlugin
-from continual.model import CausalLM
+from continual.model import CausalLM, LogitsOf
 from continual.plugin import LossPlugin, MethodPlugin
-from continual.rehearse.teacher import Newest, Teachers, Weights, wearing, weights_of
+from continual.rehearse.teacher import Newest, Teachers, Weights, teacher_logits, weights_of
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,39 @@ class Taught:
         divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * T**2
         mixed = (1 - self.weight) * loss[self.positions] + self.weight * divergence
         return (loss.masked_scatter(self.positions, mixed) * weight).sum()
+
+
+@dataclass(frozen=True)
+class Lessons:
+    """What teachers say about one micro-batch, of a slice of its N positions at a time.
+
+    Args:
+        told: of each teacher, where it says something, (N,) bool, and its logits at a slice of these positions.
+        weight, temperature: as of `Taught`.
+    """
+
+    told: Sequence[tuple[torch.Tensor, LogitsOf]]
+    weight: float
+    temperature: float
+
+    def part(self, part: slice) -> Taught | None:
+        """What they say of a slice; None if nothing."""
+        places, said = [], []
+        for where, logits_of in self.told:
+            here = where[part].nonzero()[:, 0]
+            if len(here):
+                first = int(where[: part.start].sum())
+                places.append(here)
+                said.append(logits_of(slice(first, first + len(here))))
+        if not places:
+            return None
+        place, order = torch.cat(places).sort()
+        positions = torch.zeros_like(self.told[0][0][part]).index_fill(0, place, True)
+        return Taught(positions, torch.cat(said)[order], self.weight, self.temperature)
+
+    def loss_of(self, part: slice) -> Loss:
+        taught = self.part(part)
+        return crossentropy.weighted if taught is None else taught.loss
 
 
 class DistillPlugin(LossPlugin, MethodPlugin):
@@ -79,18 +115,18 @@ class DistillPlugin(LossPlugin, MethodPlugin):
         strategy.tutor = self if rehearses else None
         self._before = weights_of(strategy.lm) if rehearses and isinstance(self.teachers, Newest) else None
 
-    def guide(self, model: CausalLM, x: LMBatch) -> Taught | None:
-        """What the teachers say about the rehearsed rows of a micro-batch; None if there are none."""
+    def guide(self, model: CausalLM, x: LMBatch) -> LossOf:
+        """What is learned of a micro-batch: at rehearsed positions also what the teachers say."""
         labels = [int(label) for label in x.rehearsed.unique() if label]
         if not labels:
-            return None
+            return crossentropy.plain
         row_of = x.supervised.nonzero()[:, 0]
         by_teacher: list[tuple[torch.Tensor, Weights | None]]
         if self._before is not None:
             by_teacher = [(x.rehearsed > 0, self._before)]
         else:
             by_teacher = [(x.rehearsed == label, self._specialist(model, label)) for label in labels]
-        logits: torch.Tensor | None = None
+        told: list[tuple[torch.Tensor, LogitsOf]] = []
         for positions, weights in by_teacher:
             rows = row_of[positions].unique()
             part = LMBatch(
@@ -101,25 +137,8 @@ class DistillPlugin(LossPlugin, MethodPlugin):
                 x.rehearsed[positions],
                 [x.lengths[int(row)] for row in rows],
             )
-            told = self._asked(model, part, weights)
-            if logits is None:
-                logits = told.new_zeros(len(x.rehearsed), told.shape[1])
-            logits[positions] = told
-        assert logits is not None
-        positions = x.rehearsed > 0
-        return Taught(positions, logits[positions], self.weight, self.temperature)
+            told.append((positions, teacher_logits(model, part, weights or {})))
+        return Lessons(told, self.weight, self.temperature).loss_of
 
     def _specialist(self, model: CausalLM, label: int) -> Weights | None:
         return self.teachers.of(model.inner, self.tasks[label - 1])
-
-    @staticmethod
-    @torch.no_grad()
-    def _asked(model: CausalLM, x: LMBatch, weights: Weights | None) -> torch.Tensor:
-        """A teacher's logits, (M, vocab), without dropout."""
-        training = model.training
-        model.eval()
-        try:
-            with wearing(model.inner, weights or {}):
-                return model(x)
-        finally:
-            model.train(training)

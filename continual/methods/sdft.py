@@ -22,12 +22,13 @@ import torch
 
 from continual.batch import LMBatch, Triple
 from continual.catalogue import SDFTArguments
+from continual.crossentropy import LossOf
 from continual.data import room
 from continual.decode import Decoder
 from continual.methods.lesson import Lesson
 from continual.model import CausalLM
 from continual.plugin import LossPlugin, MethodPlugin
-from continual.rehearse.teacher import Weights, wearing, weights_of
+from continual.rehearse.teacher import Weights, teacher_logits, weights_of
 from continual.sample import Message, Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
@@ -144,18 +145,12 @@ class SDFTPlugin(LossPlugin, MethodPlugin):
             ]
         )
 
-    @torch.no_grad()
-    def guide(self, model: CausalLM, x: LMBatch) -> Reverse:
+    def guide(self, model: CausalLM, x: LMBatch) -> LossOf:
         """What the teacher says about the student's answers."""
         rows = [self._teacher_of[row] for row in _rows(x)]
         shown, *_ = self._collated(list(zip(rows, x.supervised.sum(1).tolist(), strict=True)))
-        training = model.training
-        model.eval()
-        try:
-            with wearing(model.inner, self._teacher):
-                return Reverse(model(shown.to(x.input_ids.device)))
-        finally:
-            model.train(training)
+        logits_of = teacher_logits(model, shown.to(x.input_ids.device), self._teacher)
+        return lambda part: Reverse(logits_of(part)).loss
 
     @torch.no_grad()
     def after_update(self, strategy: Any, **kwargs: Any) -> None:

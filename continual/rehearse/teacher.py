@@ -14,7 +14,9 @@ from typing import Any, Protocol
 import torch
 from safetensors.torch import load_file
 
+from continual.batch import LMBatch
 from continual.errors import ContinualError
+from continual.model import CausalLM, LogitsOf
 
 Weights = dict[str, torch.Tensor]
 """Trained parameters by their name in the model."""
@@ -33,12 +35,35 @@ def wearing(model: Any, weights: Weights) -> Iterator[None]:
     parameters = {name: p for name, p in model.named_parameters() if name in weights} if weights else {}
     own = {name: p.data for name, p in parameters.items()}
     try:
-        for name, parameter in parameters.items():
-            parameter.data = weights[name]
+        _lay(parameters, weights)
         yield
     finally:
-        for name, parameter in parameters.items():
-            parameter.data = own[name]
+        _lay(parameters, own)
+
+
+def _lay(parameters: Mapping[str, torch.nn.Parameter], weights: Mapping[str, torch.Tensor]) -> None:
+    for name, parameter in parameters.items():
+        parameter.data = weights[name]
+    # Mixed precision keeps its bfloat16 copies by parameter, and would go on with those of the other weights.
+    torch.clear_autocast_cache()
+
+
+@torch.no_grad()
+def teacher_logits(model: CausalLM, x: LMBatch, weights: Weights) -> LogitsOf:
+    """What a model with other weights, if there are any, expects at supervised positions, without dropout."""
+    training = model.training
+    model.eval()
+    try:
+        with wearing(model.inner, weights):
+            logits_of = model.in_parts(x)
+    finally:
+        model.train(training)
+
+    def worn(part: slice) -> torch.Tensor:
+        with wearing(model.inner, weights):
+            return logits_of(part)
+
+    return worn
 
 
 class Teachers(Protocol):
