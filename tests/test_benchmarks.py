@@ -117,7 +117,6 @@ def test_starting_up_is_timed(tmp_path: Path) -> None:
     assert "continual ls" in seconds
 
 
-@pytest.mark.slow
 def test_a_base_is_pretrained_on_texts_that_are_in_no_test_row(tmp_path: Path) -> None:
     from benchmarks import english
 
@@ -149,6 +148,7 @@ def test_the_recipe_of_that_base_is_right() -> None:
     yamlfile.validate(PretrainRecipe, yamlfile.load(ROOT / "benchmarks" / "english-35M.yaml"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(find_spec("trl") is None, reason="needs the extra bench")
 def test_trl_sees_the_same_loss() -> None:
     import copy
