@@ -1,7 +1,7 @@
 """Raw text for a base model of one's own: what the training rows of a data folder say, and nothing of its test rows.
 
     python -m benchmarks.english DIR runs/english.txt
-    continual pretrain benchmarks/english-35M.yaml
+    continual pretrain benchmarks/english-35M.yaml pretrain.tokenizer.name_or_path=FOLDER
 
 A document is the input of a row, or a long output, or a conversation; instructions, short answers and pairs of input
 and output are left out, so that the model knows the texts and no task. A blank line ends a document.

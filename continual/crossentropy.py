@@ -54,7 +54,7 @@ def chunked(
         loss_of: of each chunk.
     """
     if not torch.is_grad_enabled():
-        parts = [slice(start, min(start + rows, len(y))) for start in range(0, len(y), rows)]
+        parts = [slice(start, start + rows) for start in range(0, len(y), rows)]
         return torch.stack([loss_of(part)(logits_of(hidden[part]), y[part], weight[part]) for part in parts]).sum()
     return _Chunked.apply(logits_of, loss_of, y, weight, rows, hidden, *parameters)
 
@@ -75,7 +75,7 @@ class _Chunked(torch.autograd.Function):
         of_hidden = torch.empty_like(hidden)
         of_parameters = [torch.zeros_like(p) for p in parameters]
         for start in range(0, len(y), rows):
-            part = slice(start, min(start + rows, len(y)))
+            part = slice(start, start + rows)
             own_loss = loss_of(part)  # what a teacher says there is no part of the graph
             with torch.enable_grad():
                 chunk = hidden[part].detach().requires_grad_()

@@ -61,7 +61,7 @@ class Corpus(_Settings):
 
 
 class Vocabulary(_Settings):
-    """The tokenizer to be made, of `vocab_size` entries, or that of another model."""
+    """The tokenizer to be made, of `vocab_size` entries; or `name_or_path` alone."""
 
     name_or_path: str | None = None
     """A model whose tokenizer is taken as it is: a folder, or a name on the Hub."""
@@ -76,6 +76,8 @@ class Vocabulary(_Settings):
     def _made_or_taken(self) -> Self:
         if bool(self.name_or_path) == bool(self.vocab_size):
             raise ValueError("give either 'vocab_size', or 'name_or_path'")
+        if self.name_or_path and (unread := self.model_fields_set - {"name_or_path", "vocab_size"}):
+            raise ValueError(f"{', '.join(sorted(unread))}: a tokenizer that is taken is not made; leave it out")
         return self
 
 
@@ -128,7 +130,7 @@ def load_pretrain_recipe(path: Path, overrides: Sequence[str] = ()) -> PretrainR
     """
     document = yamlfile.load(path)
     changes = overriding.parse(overrides)
-    data = overriding.apply(document.data, changes) if changes else document.data
+    data = overriding.apply(document.data, changes) if isinstance(document.data, dict) else document.data
     recipe = yamlfile.validate(PretrainRecipe, document, data, overridden=list(changes))
     found = recipe.pretrain.corpus.beside(path.parent)
     place = f"{document.at('pretrain', 'corpus')}: pretrain.corpus"
@@ -171,13 +173,20 @@ def pretrain(recipe: PretrainRecipe, out: Path | None = None, console: "Console 
 
 
 def new_tokenizer(settings: PretrainSettings) -> Any:
-    """The tokenizer that the recipe names, or one made from its corpus."""
+    """The tokenizer that the recipe names, or one made from its corpus.
+
+    Raises:
+        ContinualError: the one that is named cannot be loaded, or has no end token to part documents with.
+    """
     wanted = settings.tokenizer
     if wanted.vocab_size is None:
         guard()
         from continual.model import load_tokenizer
 
-        return load_tokenizer(str(wanted.name_or_path))
+        taken = load_tokenizer(str(wanted.name_or_path))
+        if taken.eos_token_id is None:
+            raise ContinualError(f"pretrain.tokenizer.name_or_path: {wanted.name_or_path}: has no end token")
+        return taken
     counted = islice(settings.corpus.documents(settings.seed), wanted.counted_documents)
     made = vocabulary.train_vocabulary(counted, wanted.vocab_size, wanted.words)
     return vocabulary.with_chat(made, settings.model.max_position_embeddings)

@@ -87,6 +87,28 @@ def test_the_tokenizer_of_another_model_is_taken_as_it_is(recipe: Path, tmp_path
     assert [sizes[key] for key in IDS] == [ids[key] for key in IDS]
 
 
+def test_what_a_taken_tokenizer_would_not_read_is_refused(recipe: Path) -> None:
+    with pytest.raises(ContinualError, match="counted_documents, words: a tokenizer that is taken is not made"):
+        load_pretrain_recipe(recipe, ["pretrain.tokenizer={name_or_path: x, words: [a], counted_documents: 9}"])
+
+
+def test_a_taken_tokenizer_must_know_an_end(recipe: Path, tmp_path: Path) -> None:
+    from transformers import PreTrainedTokenizerFast
+
+    endless = PreTrainedTokenizerFast(tokenizer_object=vocabulary.train_vocabulary([TEXT] * 30, 400))
+    endless.save_pretrained(tmp_path / "endless")
+    taken = f"pretrain.tokenizer={{name_or_path: {tmp_path / 'endless'}}}"
+    with pytest.raises(ContinualError, match="has no end token"):
+        pretrain(load_pretrain_recipe(recipe, [taken]), tmp_path / "out", quiet())
+    assert not (tmp_path / "out").exists()
+
+
+def test_overrides_of_what_is_no_recipe_are_an_error(tmp_path: Path) -> None:
+    (tmp_path / "list.yaml").write_text("- pretrain\n", encoding="utf-8")
+    with pytest.raises(ContinualError, match="list.yaml"):
+        load_pretrain_recipe(tmp_path / "list.yaml", ["pretrain.tokens=1"])
+
+
 @pytest.mark.parametrize("tokenizer", ["{}", "{vocab_size: 400, name_or_path: x}"])
 def test_a_tokenizer_is_made_or_taken(recipe: Path, tokenizer: str) -> None:
     with pytest.raises(ContinualError, match="override: pretrain.tokenizer: give either 'vocab_size', or 'name_or_p"):
