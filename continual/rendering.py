@@ -109,7 +109,7 @@ class Renderer:
             messages = (Message("user", self.texts[0].text(row)), Message("assistant", answers[0]))
         if self.references:
             answers = tuple(dict.fromkeys((answers[0], *self.references.texts(row))))
-        key = derive("row", self.task.task, *(text for one in messages for text in (one.role, one.content)))
+        key = derive("row", self.task.task, *(text for message in messages for text in message.texts))
         return Rendered(row, messages, choices, answers, key)
 
     def _answers(self, target: Wording, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:

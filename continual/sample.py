@@ -1,17 +1,45 @@
 """A sample is a conversation: what a task gives, what a model is taught, what it rehearses."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-Role = Literal["system", "user", "assistant", "document"]
+Role = Literal["system", "user", "assistant", "tool", "document"]
 """A document is text by itself, with every mark in it, and the only message of its sample."""
 
 
 @dataclass(frozen=True)
 class Message:
+    """One turn of a conversation."""
+
     role: Role
     content: str
+    tool_calls: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """The functions that an assistant calls, as chat templates take them:
+    ``{"type": "function", "function": {"name": ..., "arguments": {...}}}``."""
+    name: str | None = None
+    """The function that a tool's turn is the result of."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the turn as a chat template takes it; keys without a value are left out."""
+        turn: dict[str, Any] = {"role": self.role, "content": self.content}
+        if self.tool_calls:
+            turn["tool_calls"] = [dict(call) for call in self.tool_calls]
+        if self.name is not None:
+            turn["name"] = self.name
+        return turn
+
+    @classmethod
+    def from_dict(cls, turn: Mapping[str, Any]) -> "Message":
+        """Read what `to_dict` wrote."""
+        return cls(turn["role"], turn["content"], tuple(turn.get("tool_calls", ())), turn.get("name"))
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """Everything that the turn says, for fixed hashes of rows."""
+        calls = tuple(json.dumps(call, sort_keys=True) for call in self.tool_calls)
+        return (self.role, self.content, *calls, *([self.name] if self.name is not None else []))
 
 
 @dataclass(frozen=True)
@@ -28,6 +56,8 @@ class Sample:
     """Stands before the answer in the plain form (lm-eval's ``target_delimiter``)."""
     instruction: tuple[str, str] = ("", "")
     """What its template says before and behind the row's own words: a prompt that is too long keeps it."""
+    tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """The functions that may be called, as JSON schemas, which the chat template writes into the prompt."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:

@@ -173,6 +173,21 @@ def test_text_survives_the_disk_even_with_unicode_line_breaks(tmp_path: Path) ->
     assert "早安" in (tmp_path / "r.jsonl").read_text(encoding="utf-8")
 
 
+def test_tool_turns_survive_the_disk_and_plain_turns_are_written_without_their_keys(tmp_path: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    turns = (
+        Message("user", "1 + 1"),
+        Message("assistant", "", (call,)),
+        Message("tool", "2", name="add"),
+        Message("assistant", "two"),
+    )
+    text.save(tmp_path / "r.jsonl", [text.Written(turns, "", None, 3)])
+    assert text.load(tmp_path / "r.jsonl")[0].messages == turns
+    written = json.loads((tmp_path / "r.jsonl").read_text(encoding="utf-8"))["messages"]
+    assert written[0] == {"role": "user", "content": "1 + 1"} and written[1]["tool_calls"] == [call]
+    assert len({turns, (*turns[:1], Message("assistant", ""), *turns[2:])}) == 2
+
+
 def test_a_run_keeps_its_rehearsed_text_and_counts_no_real_row(world: Path) -> None:
     run = teach(world)
     told = read_json(run / "arms/rehearsal/seed0/run.json")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from continual.runs import write_text
@@ -29,7 +29,7 @@ class Written:
 def save(path: Path, samples: Sequence[Written]) -> None:
     lines = []
     for sample in samples:
-        messages = [asdict(m) for m in sample.messages] if sample.messages is not None else None
+        messages = [message.to_dict() for message in sample.messages] if sample.messages is not None else None
         line = {
             "messages": messages,
             "text": sample.text,
@@ -45,7 +45,7 @@ def load(path: Path) -> list[Written]:
     samples = []
     for line in path.read_text(encoding="utf-8").split("\n")[:-1]:
         row = json.loads(line)
-        messages = tuple(Message(**m) for m in row["messages"]) if row["messages"] is not None else None
+        messages = tuple(map(Message.from_dict, row["messages"])) if row["messages"] is not None else None
         samples.append(Written(messages, row["text"], row["reason"], row["tokens"]))
     return samples
 
