@@ -5,15 +5,33 @@ import warnings
 from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from continual import __version__, using
 from continual.arguments import DataRoot, RecipeArgument, RunArgument, Tasks, make_console
 from continual.errors import ContinualError
+from continual.synonyms import command_for
+
+
+class Commands(TyperGroup):
+    """The commands by name; the hint for an unknown one knows what other tools call them."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if ctx.resilient_parsing or name.startswith("-") or self.get_command(ctx, name) is not None:
+            return super().resolve_command(ctx, args)
+        from continual.problems import did_you_mean
+
+        same = command_for(name)
+        hint = f"; did you mean '{same}'?" if same else did_you_mean(name, self.commands)
+        raise ContinualError(f"unknown command '{name}'{hint} (continual --help shows all)")
+
 
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Teach a language model task after task, and show what was learned and what was forgotten.",

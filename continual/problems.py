@@ -8,6 +8,8 @@ from typing import Annotated, Any, NamedTuple, TypeAlias, Union, get_args, get_o
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, PydanticCustomError
 
+from continual.synonyms import keys_for
+
 Key: TypeAlias = str | int
 
 
@@ -133,7 +135,7 @@ def _keys(entry: ErrorDetails, data: Any) -> tuple[Key, ...]:
 def _message(entry: ErrorDetails, keys: tuple[Key, ...], cls: type[BaseModel]) -> str:
     kind, given = entry["type"], entry["input"]
     if kind == "extra_forbidden":
-        return "unknown key" + _suggestion(str(keys[-1]), model_at(cls, keys[:-1]))
+        return "unknown key" + suggestion(str(keys[-1]), model_at(cls, keys[:-1]), cls)
     if kind == "missing":
         return "this key is required"
     message = entry["msg"].removeprefix("Value error, ")
@@ -145,25 +147,54 @@ def _message(entry: ErrorDetails, keys: tuple[Key, ...], cls: type[BaseModel]) -
     return message
 
 
-def _suggestion(name: str, model: type[BaseModel] | None) -> str:
-    """A near key of the same group, else the full path of the same key in a group below it."""
-    if model is None:
-        return ""
-    near = did_you_mean(name, (path[0] for path in _paths(model)))
+def suggestion(name: str, model: type[BaseModel] | None, root: type[BaseModel]) -> str:
+    """Return ``"; did you mean …?"`` for an unknown key, or nothing where no key comes near.
+
+    Keys of its own group come first, by another tool's name for them or by spelling; then those
+    of the whole file, as a full path.
+
+    Args:
+        name: the unknown key.
+        model: the group that it stands in.
+        root: the whole file.
+    """
+    here = [path[0] for path in _paths(model)] if model is not None else []
+    same = [key for key in keys_for(name) if key in here]
+    if same:
+        return _hint(same)
+    near = did_you_mean(name, here)
     if near:
         return near
-    paths = {path[-1]: dotted(path) for path in _paths(model) if len(path) > 1}
+    paths: dict[str, str] = {}
+    for path in sorted(_paths(root), key=len):
+        paths.setdefault(path[-1], dotted(path))
+    elsewhere = [paths[key] for key in keys_for(name) if key in paths]
+    if elsewhere:
+        return _hint(elsewhere)
     close = difflib.get_close_matches(name, paths, n=1, cutoff=0.8)
-    return f"; did you mean '{paths[close[0]]}'?" if close else ""
+    return _hint([paths[close[0]]]) if close else ""
+
+
+def _hint(names: Sequence[str]) -> str:
+    return "; did you mean " + " or ".join(f"'{name}'" for name in names) + "?"
 
 
 def _paths(model: type[BaseModel]) -> Iterable[tuple[str, ...]]:
+    """Every key of a group and of the groups below it; what users name themselves is ``NAME``."""
     for field_name, field in model.model_fields.items():
         name = field.alias or field_name
         yield (name,)
-        for member in _members(field.annotation):
-            if _is_model(member):
-                yield from ((name, *path) for path in _paths(member))
+        for above, member in _groups(field.annotation):
+            yield from ((name, *above, *path) for path in _paths(member))
+
+
+def _groups(annotation: Any) -> Iterable[tuple[tuple[str, ...], type[BaseModel]]]:
+    for member in _members(annotation):
+        origin = get_origin(member)
+        if _is_model(member):
+            yield (), member
+        elif isinstance(origin, type) and issubclass(origin, Mapping):
+            yield from ((("NAME", *above), found) for above, found in _groups(get_args(member)[1]))
 
 
 def _joined(messages: list[str]) -> str:

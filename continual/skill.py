@@ -21,7 +21,7 @@ from pydantic import ValidationError
 from continual import overrides as overriding
 from continual.errors import ContinualError
 from continual.listing import find_run
-from continual.problems import did_you_mean, dotted, problems_of
+from continual.problems import did_you_mean, dotted, problems_of, suggestion
 from continual.recipe import Recipe
 from continual.runs import Run, read_json, write_folder, write_json, write_text
 from continual.settings import CurriculumEntry
@@ -254,6 +254,7 @@ def _grown(
     allowed = f"{', '.join(OF_ENTRY)}, and what is below {', '.join(OF_ARM)}"
     wrong += [
         f"{key}: cannot be changed when a run is taught one more task; only {allowed} can"
+        f"{suggestion(key.split('.')[-1], None, Recipe)}"
         for key in changes
         if key not in entry and key not in of_arm
     ]

@@ -62,6 +62,16 @@ class Document:
             place = (mark.line + 1, mark.column + 1)
         return place
 
+    def has(self, *keys: Key) -> bool:
+        """True if the file itself has this nested key."""
+        node = self.root
+        for key in keys:
+            found = _child(node, key)
+            if found is None:
+                return False
+            node, _ = found
+        return True
+
     def line(self, *keys: Key) -> int:
         """The line of a nested key; see `place`."""
         return self.place(*keys)[0]
@@ -141,7 +151,8 @@ def told(document: Document, problems: Sequence[Problem], overridden: Collection
     for problem in problems:
         key = dotted(problem.keys)
         what = f"{key}: {problem.message}" if key else problem.message
-        if any(key == one or key.startswith(f"{one}.") for one in overridden):
+        made = any(one.startswith(f"{key}.") for one in overridden) and not document.has(*problem.keys)
+        if made or any(key == one or key.startswith(f"{one}.") for one in overridden):
             lines.append((LAST, f"override: {what}"))
         else:
             lines.append((document.place(*problem.keys), f"{document.at(*problem.keys)}: {what}"))

@@ -1,8 +1,8 @@
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 import types
 from pathlib import Path
 
@@ -287,14 +287,20 @@ def test_warnings_are_plain_lines():
     assert cli._one_line("the file hides another", UserWarning, "file.py", 3) == "mind: the file hides another\n"
 
 
+def cpu_seconds() -> float:
+    """What finished child processes have computed so far: the clock on the wall is shared with other programs."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_is_quick_and_names_every_command():
     command = [sys.executable, "-m", "continual", "--help"]
     environment = {**os.environ, "COLUMNS": "100"}
     best, shown = 60.0, ""
-    for _ in range(3):  # the quickest of three: other programs share this machine
-        start = time.perf_counter()
+    for _ in range(3):
+        start = cpu_seconds()
         shown = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=True).stdout
-        best = min(best, time.perf_counter() - start)
+        best = min(best, cpu_seconds() - start)
     for name in (
         "run",
         "ls",
