@@ -10,7 +10,7 @@ from continual.settings import Adapter, Arm, Training
 OF_A_SEQUENCE = ("budget", "fresh", "schedule", "share", "when", "seed_words", "day_steps", "base_samples")
 """What `rehearsal` says about earlier tasks, of which an arm with `teach: distill` has none."""
 OF_A_MERGE = ("scale", "rank", "tune_on", "tune_samples")
-NO_FACTORS = ("use_dora", "modules_to_save")
+NO_FACTORS = ("use_dora", "modules_to_save", "target_parameters")
 """Settings of an adapter whose change is no product of two matrices."""
 TAKEN = {"base": "the untaught model", "auto": "whomever a router picks"}
 """Names under which one asks somebody else than an arm."""

@@ -92,7 +92,7 @@ class SDFTArguments(Settings):
     """What the teacher is asked; the paper's words, without its \"including the thinking process\"."""
 
 
-STACKS = ("use_dora", "modules_to_save", "rank_pattern")
+STACKS = ("use_dora", "modules_to_save", "target_parameters", "rank_pattern")
 """Settings of an adapter that cannot be stacked with another: their sum is no LoRA of one rank."""
 
 OWN: dict[str, Method] = {
@@ -118,7 +118,7 @@ OWN: dict[str, Method] = {
         "one adapter: starts from an orthonormal basis, merges B by 1/sqrt(i) after the i-th task",
         "arXiv 2512.23017",
         adapter="needed",
-        refuses=("use_dora", "modules_to_save"),
+        refuses=("use_dora", "modules_to_save", "target_parameters"),
     ),
     "magmax": Method(
         "magmax",

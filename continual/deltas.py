@@ -51,7 +51,8 @@ def sites(model: Any) -> list[Site]:
     rows, columns = 2, 3
 
     def note(name: str, module: Any, x: torch.Tensor) -> None:
-        whole = tuple(x.shape[:-1]) in ((rows, columns), (rows * columns,))
+        # Latent attention calls one with (rows, 1, columns, inputs), where columns are those of the cache.
+        whole = len(x) == rows * columns if x.dim() == 2 else len(x) == rows
         if name not in seen and whole:
             group = (found[-1].group + (x is not last[0])) if found else 0
             outputs = module.nf if isinstance(module, Conv1D) else module.out_features
@@ -142,7 +143,7 @@ class Delta(Protocol):
 
         Args:
             number: the site's.
-            x: (rows, columns, inputs), or (rows x columns, inputs).
+            x: (rows, …, inputs), or (rows x columns, inputs).
             y: likewise, with outputs.
         """
 
@@ -205,7 +206,7 @@ class Stacked(Same):
         """Of each row only what its own adapter makes; all else is 0."""
         others = self.masks[a.shape[0]]
         # Not times 0: what overflowed in another row's adapter would stay.
-        made = nn.functional.linear(x.view(len(others), -1, a.shape[1]), a).masked_fill_(others, 0)
+        made = nn.functional.linear(x.reshape(len(others), -1, a.shape[1]), a).masked_fill_(others, 0)
         return made.view(-1, a.shape[0])
 
 
@@ -231,10 +232,10 @@ class PerRow:
             return y
         a, place, b = found
         if x is not self.x:
-            h = torch.bmm(x if x.dim() == 3 else x.view(self.rows, -1, x.shape[1]), a)
+            h = torch.bmm(x if x.dim() == 3 else x.reshape(self.rows, -1, x.shape[-1]), a)
             self.parts = h.split(self.rank, 2)
             self.x = x
-        (y if y.dim() == 3 else y.view(self.rows, -1, y.shape[1])).baddbmm_(self.parts[place], b)
+        (y if y.dim() == 3 else y.view(self.rows, -1, y.shape[-1])).baddbmm_(self.parts[place], b)
         return y
 
 

@@ -384,16 +384,10 @@ def _rows(task: "Task", split: Literal["train", "test"], data_root: Path | None)
 
 
 def _adapter_parameters(skeleton: Any, recipe: Recipe) -> int:
-    """Parameters of an adapter: r × (inputs + outputs) of every layer that it adapts."""
+    """Parameters of an adapter: those that PEFT would train on the model without weights."""
     if recipe.adapter is None:
         return 0
-    head, targets = skeleton.get_output_embeddings(), recipe.adapter.target_modules
-    total = 0
-    for name, module in skeleton.named_modules():
-        weight = dict(module.named_parameters(recurse=False)).get("weight")
-        # GPT-2 keeps its linear layers as Conv1D; embeddings and norms are the other modules with weights.
-        if module is head or type(module).__name__ not in ("Linear", "Conv1D") or weight is None:
-            continue
-        if targets == "all-linear" or name.split(".")[-1] in targets:
-            total += recipe.adapter.r * sum(weight.shape)
-    return total
+    from continual.model import add_adapter
+
+    taught = add_adapter(skeleton, recipe.adapter.lora_arguments, seed=0)
+    return sum(parameter.numel() for parameter in taught.parameters() if parameter.requires_grad)

@@ -72,9 +72,9 @@ def preferred(run_dir: Path) -> str:
 class Taught:
     """Everyone who can be asked in a run; all methods may be called from any thread.
 
-    Adapters are loaded into an `AdapterBank` when they are first asked. Where a run taught whole models, or variants
-    of adapters that are no plain products (DoRA, `modules_to_save`), each of its models is loaded whole instead, and
-    answers its own prompts.
+    Adapters are loaded into an `AdapterBank` when they are first asked. Where a run taught whole models, or adapters
+    that are no plain products (see `Adapter.factors_only`), each of its models is loaded whole instead, and answers
+    its own prompts.
 
     Args:
         run_dir: the folder of a run.
@@ -92,7 +92,7 @@ class Taught:
         self.chat = Chat(load_tokenizer(name, trusted), self.recipe.roles)
         self.room = max_positions(name, trusted)
         adapter = self.recipe.adapter
-        self.whole = adapter is None or adapter.use_dora or adapter.modules_to_save is not None
+        self.whole = adapter is None or not adapter.factors_only
         """Whether models are loaded whole, not as adapters on one base."""
         self._whole: dict[str, Any] = {}
         self._bank: AdapterBank | None = None

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from continual.errors import ContinualError
 from continual.guard import guard
+from continual.patterns import Patterns
 from continual.portable import LEAVES_BASE
 from continual.runs import write_text
 
@@ -18,7 +19,6 @@ guard()
 
 import torch  # noqa: E402
 from peft import LoraConfig  # noqa: E402
-from peft.utils.other import get_pattern_key  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
@@ -81,19 +81,39 @@ def load(folder: Path) -> Lora:
     if refused:
         raise ContinualError(f"{folder}: a LoRA with {', '.join(refused)} cannot be used here as it is")
     factors = {}
+    scale = Scales(folder, settings)
     for module in sorted({name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in tensors}):
         a, b = (tensors[f"{PREFIX}{module}.lora_{side}.weight"].float() for side in "AB")
-        factors[module] = Factors(a, b * scale_of(settings, module, a.shape[0]))
+        factors[module] = Factors(a, b * scale.of(module, a.shape[0]))
     targets = settings["target_modules"]
     base = settings.get("base_model_name_or_path")
     return Lora(base, factors, targets if isinstance(targets, str) else tuple(sorted(targets)))
 
 
-def scale_of(settings: Mapping[str, Any], module: str, rank: int) -> float:
-    """The scale of a module: alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski, 2023)."""
-    patterns = settings.get("alpha_pattern") or {}
-    alpha = patterns.get(get_pattern_key(patterns, module), settings["lora_alpha"])
-    return float(alpha / (math.sqrt(rank) if settings.get("use_rslora") else rank))
+class Scales:
+    """What PEFT multiplies the product of each module with.
+
+    Args:
+        folder: of the adapter, for errors.
+        settings: of its configuration.
+
+    Raises:
+        ContinualError: a pattern is no regular expression.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self.settings, self.patterns = settings, settings.get("alpha_pattern") or {}
+        self._match = Patterns(f"{folder}: alpha_pattern", list(self.patterns))
+
+    def of(self, module: str, rank: int) -> float:
+        """Alpha / r, or alpha / sqrt(r) with rsLoRA (Kalajdzievski, 2023).
+
+        Raises:
+            ContinualError: the patterns take too long to match.
+        """
+        pattern = self._match.first(module)
+        alpha = self.settings["lora_alpha"] if pattern is None else self.patterns[pattern]
+        return float(alpha / (math.sqrt(rank) if self.settings.get("use_rslora") else rank))
 
 
 def variants(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> Iterator[str]:

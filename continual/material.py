@@ -236,9 +236,7 @@ def gather(
         model_name=recipe.model_name_or_path,
         dtype=recipe.weights_dtype,
         trust_remote_code=recipe.trust_remote_code,
-        adapter=recipe.adapter.model_dump(mode="json", exclude={"type"}, exclude_none=True)
-        if recipe.adapter
-        else None,
+        adapter=recipe.adapter.lora_arguments if recipe.adapter else None,
         chat=chat,
         samples=samples,
         remembered=remembered,

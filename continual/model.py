@@ -19,6 +19,8 @@ from continual.errors import ContinualError
 from continual.guard import guard
 from continual.hub import check
 from continual.paths import builtin_model
+from continual.targets import check as check_targets
+from continual.targets import lora_settings
 
 guard()
 
@@ -120,9 +122,10 @@ def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], seed: int) 
     """
     from peft import LoraConfig, get_peft_model
 
+    check_targets(model, settings)
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **settings))
+        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora_settings(model, settings)))
     except ValueError as error:
         raise ContinualError(f"adapter: {str(error).splitlines()[0]}") from error
 

@@ -116,7 +116,7 @@ def notices(settings: Mapping[str, Any]) -> list[str]:
         settings: of `continual.settings.Adapter`, those that are given.
     """
     found = []
-    for key in ("use_dora", "modules_to_save"):
+    for key in ("use_dora", "modules_to_save", "target_parameters"):
         if settings.get(key):
             found.append(f"adapter.{key}: neither vLLM nor llama.cpp loads it (continual export --to merged can help)")
     for key, reader in (

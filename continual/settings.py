@@ -84,6 +84,9 @@ class Adapter(Settings):
     modules_to_save: tuple[str, ...] | None = None
     """Layers trained and stored whole beside the adapter."""
 
+    target_parameters: tuple[str, ...] | None = None
+    """Weights outside of linear layers that are adapted too, such as `experts.down_proj`."""
+
     rank_pattern: dict[str, int] | None = None
     """A rank for single layers, by name or regular expression."""
 
@@ -93,6 +96,16 @@ class Adapter(Settings):
     def given(self, names: tuple[str, ...]) -> list[str]:
         """Those of some settings that are not at their default."""
         return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
+    @property
+    def lora_arguments(self) -> dict[str, Any]:
+        """Arguments of `peft.LoraConfig`."""
+        return self.model_dump(mode="json", exclude={"type"}, exclude_none=True)
+
+    @property
+    def factors_only(self) -> bool:
+        """Whether it is a plain product for each linear layer, as adapters on one shared base have to be."""
+        return not self.given(("use_dora", "modules_to_save", "target_parameters"))
 
     @field_validator("init_lora_weights")
     @classmethod

@@ -16,6 +16,33 @@ ROLE_TEMPLATE = (
 
 ARCHITECTURES = ("gpt2", "llama", "qwen2", "mistral", "gpt_neox", "opt")
 MORE_ARCHITECTURES = ("gemma2", "cohere", "granite", "qwen3")
+LATENT: dict[str, Any] = {
+    "q_lora_rank": 8,
+    "kv_lora_rank": 8,
+    "qk_nope_head_dim": 8,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 8,
+    "num_key_value_heads": 2,
+}
+ROUTED: dict[str, Any] = {
+    "moe_intermediate_size": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_group": 2,
+    "topk_group": 1,
+    "first_k_dense_replace": 1,
+    "n_shared_experts": 1,
+}
+EXPERTS: dict[str, dict[str, Any]] = {
+    "qwen3_moe": {"head_dim": 8, "moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2},
+    "mixtral": {"num_local_experts": 4},
+    "olmoe": {"num_experts": 4, "num_experts_per_tok": 2},
+    "deepseek_v3": {**LATENT, **ROUTED},
+    "gpt_oss": {"head_dim": 8, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "granitemoe": {"num_local_experts": 4, "num_experts_per_tok": 2},
+}
+"""Mixtures of experts, with what their configurations have beyond the common fields."""
+OTHERS: dict[str, dict[str, Any]] = {**EXPERTS, "youtu": LATENT, "modernbert-decoder": {}, "bert": {}}
 
 
 @cache
@@ -82,12 +109,15 @@ def model(architecture: str = "llama", seed: int = 0, vocabulary: int = 300) -> 
             num_hidden_layers=2,
             num_attention_heads=2,
             max_position_embeddings=128,
-            **common,
-            **({} if architecture == "gpt_neox" else {"num_key_value_heads": 1}),
-            **({"head_dim": 8} if architecture in ("gemma2", "qwen3") else {}),
+            **{
+                **common,
+                **({} if architecture == "gpt_neox" else {"num_key_value_heads": 1}),
+                **({"head_dim": 8} if architecture in ("gemma2", "qwen3") else {}),
+                **OTHERS.get(architecture, {}),
+            },
         )
     return AutoModelForCausalLM.from_config(
-        config, attn_implementation="sdpa" if architecture != "gemma2" else "eager"
+        config, attn_implementation="eager" if architecture in ("gemma2", "gpt_oss") else "sdpa"
     ).eval()
 
 
