@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from continual import __version__, using
+from continual import __version__, threads, using
 from continual.arguments import DataRoot, RecipeArgument, RunArgument, Tasks, make_console
 from continual.errors import ContinualError
 from continual.synonyms import command_for
@@ -52,6 +52,7 @@ class Kind(StrEnum):
 def main(args: Sequence[str] | None = None) -> None:
     """Run the program; a mistake that the user can mend is shown as plain lines, exit code 2."""
     warnings.formatwarning = _one_line
+    threads.sleep_while_waiting()
     try:
         app(args=args, prog_name="continual")
     except ContinualError as error:
@@ -265,7 +266,12 @@ def pretrain(
     from continual import pretrain as pretraining
     from continual.recipe import find_recipe
 
-    pretraining.pretrain(pretraining.load_pretrain_recipe(find_recipe(recipe), overrides or ()), out, make_console())
+    console = make_console()
+    loaded = pretraining.load_pretrain_recipe(find_recipe(recipe), overrides or ())
+    notice = threads.fit_to_load()
+    if notice is not None:
+        console.print(notice, style="dim", highlight=False, markup=False, soft_wrap=True)
+    pretraining.pretrain(loaded, out, console)
 
 
 app.add_typer(using.app)

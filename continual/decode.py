@@ -76,8 +76,8 @@ class Decoder:
         self.stop_texts = StopTexts(text) if text is not None else None
         plain = model.get_base_model() if "peft" in type(model).__module__ else model
         self._kept = layers_kept(plain)
-        takes = inspect.signature(plain.forward).parameters
-        self._positions, self._last_only = "position_ids" in takes, "logits_to_keep" in takes
+        self._positions = "position_ids" in inspect.signature(plain.forward).parameters
+        self._head = model.get_output_embeddings()
         self._refill = REFILL.get(model.device.type, 0.125)
         self._queue: deque[tuple[int, Request]] = deque()
         self._rows: list[Row] = []
@@ -216,8 +216,6 @@ class Decoder:
             "past_key_values": cache,
             "use_cache": True,
         }
-        if self._last_only and new == 1:
-            call["logits_to_keep"] = 1
         columns = torch.arange(lo, hi + new, device=device)
         if masked:
             call["attention_mask"] = (columns >= begin).long()
@@ -227,6 +225,16 @@ class Decoder:
             self.adapters.use(who)
         logits: torch.Tensor = self.model(**call).logits
         return logits
+
+    def _fill(self, ids: list[list[int]], cache: Any, who: Sequence[Chosen]) -> None:
+        """Compute keys and values; of the logits, which nobody reads, only those of the last column."""
+
+        def last(module: Any, args: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+            return (args[0][:, -1:], *args[1:])
+
+        # Not by `logits_to_keep`, which not every architecture takes.
+        with self._head.register_forward_pre_hook(last):
+            self._forward(ids, [0] * len(ids), 0, False, cache, who)
 
     def _events(self, tokens: list[int], told: Mapping[int, Likelihood]) -> list[Event]:
         """Give every row its token; those that have ended leave."""
@@ -324,7 +332,7 @@ class Decoder:
         if longest:
             # Filled up on the right, where a causal model does not look: no mask is needed.
             ids = [rest + [self.pad_id] * (longest - len(rest)) for rest in rests]
-            self._forward(ids, [0] * len(ids), 0, False, cache, who)
+            self._fill(ids, cache, who)
         return states_of(cache), sources
 
     def _shared(self, prompts: Sequence[tuple[int, ...]], who: Chosen) -> int:
@@ -337,7 +345,7 @@ class Decoder:
         if not common or (len(prompts) > 1 and len(common) * len(prompts) < PREFIX):
             return 0
         cache = plain_cache(self._kept)
-        self._forward([list(common)], [0], 0, False, cache, [who])
+        self._fill([list(common)], cache, [who])
         self._prefix = (who, common, states_of(cache))
         return len(common)
 

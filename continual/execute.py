@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from continual import lineage, portable
+from continual import lineage, portable, threads
 from continual.arms import check_plugins, teach_arm
 from continual.errors import ContinualError
 from continual.general import Measured
@@ -177,7 +177,11 @@ def _begin(
     import yaml
 
     versions = {package: version(package) for package in PACKAGES}
-    if old is not None:
+    if old is None:
+        notice = threads.fit_to_load()
+        if notice is not None:
+            teller.say(f"[dim]{escape(notice)}[/dim]")
+    else:
         torch.set_num_threads(old["threads"])
         for package, installed in versions.items():
             if old["versions"].get(package) != installed:

@@ -322,3 +322,37 @@ def test_the_likelihood_of_each_token_is_the_models_own() -> None:
             values, best = row.topk(2)
             assert [i for i, _ in event.likelihood.top] == best.tolist()
             assert [p for _, p in event.likelihood.top] == pytest.approx(values.tolist(), abs=1e-5)
+
+
+def positions_seen_by_the_head(model, work) -> list[int]:
+    """For each call of the output layer, of how many positions it makes logits while `work` is done."""
+    seen: list[int] = []
+
+    def note(module, args, output) -> None:
+        seen.append(output.shape[:-1].numel())
+
+    with model.get_output_embeddings().register_forward_hook(note):
+        work()
+    return seen
+
+
+@pytest.mark.parametrize("architecture", tiny.ARCHITECTURES + tiny.MORE_ARCHITECTURES)
+def test_a_prefill_makes_logits_of_last_positions_only(architecture: str) -> None:
+    model = shaken(architecture)
+    prompts = [[5 + n, *range(100, 147)] for n in range(20)]  # 960 positions
+    seen = positions_seen_by_the_head(model, lambda: Decoder(model, [], 0).generate(prompts, 3))
+    assert seen == [20, 20, 20, 20]  # the prefill, and one step for each token
+
+
+def test_a_common_beginning_makes_no_logits_of_its_own() -> None:
+    model = shaken("llama")
+    prompts = [[*range(100, 148), n] for n in range(5, 25)]
+    seen = positions_seen_by_the_head(model, lambda: Decoder(model, [], 0).generate(prompts, 2))
+    assert seen == [1, 20, 20]
+
+
+def test_choices_make_logits_of_their_own_tokens_only() -> None:
+    model = shaken("llama")
+    prompts, choices = [[5 + n, *range(100, 147)] for n in range(10)], [[[40], [50, 60]]] * 10
+    seen = positions_seen_by_the_head(model, lambda: Decoder(model, [], 0).choice_logprobs(prompts, choices))
+    assert seen == [10, 20 * 2]  # the ten prompts, and two tokens of twenty choices
