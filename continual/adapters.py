@@ -150,8 +150,11 @@ class AdapterBank:
         """Choose for the next forward passes of this thread, one adapter per row; none for an ordinary model again.
 
         Raises:
+            TypeError: a single name is given instead of one for each row.
             ContinualError: see `hold`.
         """
+        if isinstance(rows, str):
+            raise TypeError(f"rows: a list with one adapter for each row is expected, not '{rows}'")
         batch = self._here.batch
         if not rows:
             self._here.batch = Batch()

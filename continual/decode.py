@@ -123,7 +123,7 @@ class Decoder:
         sampling: Sampling = GREEDY,
         seeds: Sequence[int] | None = None,
         skip_stops: int = 0,
-        until: Sequence[str] = (),
+        until: str | Sequence[str] = (),
         adapters: Sequence[Chosen] | None = None,
     ) -> list[Output]:
         """Continue every prompt; see `Request` for the arguments.
@@ -138,7 +138,8 @@ class Decoder:
         seed = seeds if seeds is not None else [None] * len(prompts)
         who = adapters if adapters is not None else [None] * len(prompts)
         each = zip(prompts, limits, seed, who, strict=True)
-        requests = [Request(p, limit, sampling, s, skip_stops, tuple(until), w) for p, limit, s, w in each]
+        ends = (until,) if isinstance(until, str) else tuple(until)
+        requests = [Request(p, limit, sampling, s, skip_stops, ends, w) for p, limit, s, w in each]
         # Alike lengths side by side; the longest first, so that no long one is left alone at the end.
         waiting = sorted(range(len(requests)), key=lambda i: (-len(requests[i].prompt), i))
         outputs: dict[int, Output] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias, cast
 
@@ -14,11 +14,11 @@ from continual.errors import ContinualError
 from continual.lora import Lora
 from continual.model import load_adapter, load_model, load_tokenizer, max_positions
 from continual.problems import did_you_mean
+from continual.prompts import Prompt, as_conversation, as_prompts
 from continual.recipe import Recipe
 from continual.request import Chosen, Mix, Request
 from continual.route import AUTO, BASE, Choice, Router, has_router, load_router
 from continual.runs import Run
-from continual.sample import Message
 from continual.sampling import Sampling
 from continual.seeds import derive
 
@@ -27,8 +27,6 @@ MAX_NEW_TOKENS = 256
 Who: TypeAlias = str | Mix | None
 """Who answers: an adapter by name, whoever the run's router picks (``auto``), a mix of some, or the base model, also
 called ``base``."""
-Prompt: TypeAlias = str | Sequence[Message]
-"""What is asked, or a conversation that ends with the user."""
 
 
 def run_recipe(run_dir: Path) -> Recipe:
@@ -132,7 +130,7 @@ class Taught:
         Raises:
             ContinualError: the run has no router yet, or it names somebody who is not there.
         """
-        choice = self._fitted().pick(prompt if isinstance(prompt, str) else prompt[-1].content)
+        choice = self._fitted().pick(as_conversation(prompt)[-1].content)
         self.check(choice.adapter)
         return choice
 
@@ -196,7 +194,7 @@ class Taught:
 
     def generate(
         self,
-        prompts: Sequence[Prompt],
+        prompts: Prompt | Iterable[Prompt],
         adapters: Sequence[Who] | Mix | str | None = None,
         *,
         max_new_tokens: int = MAX_NEW_TOKENS,
@@ -210,6 +208,7 @@ class Taught:
         """Answer all prompts, together in one batch whoever answers them.
 
         Args:
+            prompts: texts or conversations; a single one is a list of one.
             adapters: who answers each prompt, or one name or mix for all; the run's preferred one if left out.
             temperature: 0 takes the likeliest token, and the settings after it are those of `Sampling`.
             seed: with a prompt's place in the list it decides what is drawn for it.
@@ -218,22 +217,28 @@ class Taught:
             The answers, in the order of the prompts.
 
         Raises:
-            ContinualError: somebody is unknown, or cannot be loaded.
+            TypeError: a prompt is neither a text nor a list of messages.
+            ContinualError: somebody is unknown, or cannot be loaded; or messages are not in order.
         """
+        conversations = [
+            as_conversation(prompt, f"prompts[{n}]") for n, prompt in enumerate(as_prompts(prompts))
+        ]
         if adapters is None:
             adapters = preferred(self.run_dir)
         asked: list[Who]
         if isinstance(adapters, str) or _is_mix(adapters):
-            asked = [cast(Who, adapters)] * len(prompts)
+            asked = [cast(Who, adapters)] * len(conversations)
         else:
             asked = list(cast(Sequence[Who], adapters))
-        if len(asked) != len(prompts):
-            raise ContinualError(f"there are {len(prompts)} prompts and {len(asked)} adapters: give one for each")
-        each = [self._picked(who, prompt) for who, prompt in zip(asked, prompts, strict=True)]
+        if len(asked) != len(conversations):
+            raise ContinualError(
+                f"there are {len(conversations)} prompts and {len(asked)} adapters: give one for each"
+            )
+        each = [self._picked(who, prompt) for who, prompt in zip(asked, conversations, strict=True)]
         sampling = Sampling(temperature, top_k, top_p, min_p, repetition_penalty)
         requests = [
             self.request(prompt, max_new_tokens, sampling, derive(seed, "generate", n))
-            for n, prompt in enumerate(prompts)
+            for n, prompt in enumerate(conversations)
         ]
         for who in each:
             self.check(who)
@@ -248,7 +253,7 @@ class Taught:
                 adapters=None if self.whole else [self.choose(each[n]) for n in members],
             )
             said |= {n: self.chat.answer_text(output.ids) for n, output in zip(members, outputs, strict=True)}
-        return [said[n] for n in range(len(prompts))]
+        return [said[n] for n in range(len(conversations))]
 
     def stream(self, prompt: Prompt, who: Who = None) -> Iterator[str]:
         """The greedy answer to a prompt, piece by piece as it is written.
@@ -274,7 +279,7 @@ class Taught:
         self, prompt: Prompt, max_new_tokens: int, sampling: Sampling, seed: int, adapter: Chosen = None
     ) -> Request:
         """A prompt as the decoder takes it. One that leaves no room for an answer loses its middle."""
-        messages = [Message("user", prompt)] if isinstance(prompt, str) else list(prompt)
+        messages = as_conversation(prompt)
         new = min(max_new_tokens, self.room // 2)
         return Request(self.chat.prompt_ids(messages, self.room - new), new, sampling, seed, adapter=adapter)
 

@@ -121,3 +121,9 @@ def test_what_changed_on_disk_is_not_taken_for_what_was_loaded(tmp_path: Path) -
         one.use(["a"])
     one.load("a", tmp_path)
     assert decoded(one, ["a"]) == alone(["small"])
+
+
+def test_a_single_name_is_not_taken_for_one_name_a_letter() -> None:
+    one = bank()
+    with pytest.raises(TypeError, match="a list with one adapter for each row is expected, not 'a'"):
+        one.use("a")

@@ -16,6 +16,7 @@ import continual
 from continual import inference
 from continual.errors import ContinualError
 from continual.sample import Message
+from continual.sampling import Sampling
 
 PROMPT = "sad dog"
 
@@ -65,6 +66,31 @@ def test_each_prompt_is_answered_by_its_adapter_in_one_batch(
     assert bank.generate([PROMPT]) == [answers["rehearsal"]]
     assert bank.generate([[Message("user", PROMPT)]], [None]) == [answers["base"]]
     assert set(bank.names()) == set(inference.taught(run))
+
+
+def test_one_prompt_gets_one_answer_as_a_text_and_as_messages(run: Path, answers: dict[str, str]) -> None:
+    bank = continual.load(run)
+    message: Any = {"role": "user", "content": PROMPT}
+    for prompts in (PROMPT, [message], [Message("user", PROMPT)], [PROMPT], [[message]]):
+        assert bank.generate(prompts, "legs") == [answers["legs"]]
+    assert bank.generate([[message], PROMPT], ["legs", "base"]) == [answers["legs"], answers["base"]]
+    assert "".join(bank.stream([message], "legs")) == answers["legs"]
+    with pytest.raises(TypeError, match=r"prompts\[1\]: a text or a list of messages is expected, not int"):
+        bank.generate([PROMPT, 3])  # type: ignore[list-item]
+
+
+def test_earlier_turns_and_a_system_line_are_read(run: Path) -> None:
+    bank = continual.load(run)
+    turns: Any = [
+        {"role": "system", "content": "be good"},
+        {"role": "user", "content": PROMPT},
+        {"role": "assistant", "content": "woof"},
+        {"role": "user", "content": "again"},
+    ]
+    text = bank.chat.text(bank.request(turns, 4, Sampling(), 0).prompt)
+    places = [text.index(turn["content"]) for turn in turns]
+    assert places == sorted(places)
+    assert bank.generate(turns, "legs") == bank.generate([[Message(**turn) for turn in turns]], "legs")
 
 
 def test_what_is_drawn_depends_on_the_seed_and_not_on_the_others(run: Path) -> None:
