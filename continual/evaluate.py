@@ -110,10 +110,11 @@ def cut(text: str, until: Sequence[str]) -> str:
 
 
 def write_predictions(path: Path, exam: Exam, result: Result) -> None:
-    """One JSON object a line: prompt, prediction, references, score."""
+    """Write one JSON object a line: prompt (a text, or a list of messages), prediction, references, score."""
     lines = []
     for sample, prediction, row in zip(exam.samples, result.predictions, result.row_scores, strict=True):
-        prompt = sample.messages[0].content if len(sample.prompt) == 1 else [m.content for m in sample.prompt]
+        single = len(sample.prompt) == 1
+        prompt = sample.prompt[0].content if single else [m.to_dict() for m in sample.prompt]
         line = {
             "prompt": prompt,
             "prediction": prediction,

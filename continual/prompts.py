@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, TypeAlias, TypedDict, cast, get_args
+from typing import Any, Literal, NotRequired, TypeAlias, TypedDict, cast, get_args
 
 from continual.errors import ContinualError
 from continual.problems import did_you_mean
 from continual.sample import Message
 
-PromptRole = Literal["system", "user", "assistant"]
+PromptRole = Literal["system", "user", "assistant", "tool"]
 ROLES: tuple[str, ...] = get_args(PromptRole)
 
 
@@ -17,11 +17,17 @@ class MessageDict(TypedDict):
     """One message of a conversation, as OpenAI's API and chat templates take it."""
 
     role: PromptRole
-    content: str
+    content: str | None
+    """None only where an assistant calls tools and says nothing."""
+    tool_calls: NotRequired[Sequence[Mapping[str, Any]]]
+    name: NotRequired[str]
+    tool_call_id: NotRequired[str]
 
+
+KEYS = tuple(MessageDict.__annotations__)
 
 Prompt: TypeAlias = str | Sequence[Message | MessageDict]
-"""A text, or a conversation that ends with the user."""
+"""A text, or a conversation that ends with the user or with the result of a tool."""
 
 
 def as_prompts(prompts: Prompt | Iterable[Prompt]) -> list[Prompt]:
@@ -55,21 +61,37 @@ def as_conversation(prompt: Prompt, place: str = "prompt") -> tuple[Message, ...
         expected = "a text or a list of messages is expected"
         raise TypeError(f"{place}: {expected}, not {_kind(prompt)}")
     messages = tuple(_message(message, f"{place}[{n}]") for n, message in enumerate(prompt))
-    problem = order_problem([message.role for message in messages])
+    problem = order_problem(messages)
     if problem is not None:
         raise ContinualError(f"{place}: {problem}")
     return messages
 
 
-def order_problem(roles: Sequence[str]) -> str | None:
-    """What keeps some roles from being a conversation that waits for an answer, if anything."""
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    in_turn = all(role == ("user", "assistant")[n % 2] for n, role in enumerate(turns))
-    if len(turns) % 2 == 1 and in_turn:
-        return None
+FOLLOWERS: dict[str, tuple[str, ...]] = {
+    "": ("system", "user"),
+    "system": ("user",),
+    "user": ("assistant",),
+    "assistant": ("user",),
+    "calls": ("tool",),
+    "tool": ("tool", "assistant"),
+}
+"""The roles that may come after each; ``calls`` is an assistant that calls tools, the empty text the start."""
+
+
+def order_problem(messages: Sequence[Message]) -> str | None:
+    """What keeps some messages from being a conversation that waits for an answer, if anything."""
+    before = ""
+    for message in messages:
+        if message.role not in FOLLOWERS[before]:
+            break
+        before = "calls" if message.tool_calls else message.role
+    else:
+        if before in ("user", "tool"):
+            return None
+    roles = [message.role for message in messages]
+    shown = ", ".join([*roles[:6], "…"] if len(roles) > 6 else roles) or "no message at all"
     rule = "a system message or none, then user and assistant in turn, a user last"
-    shown = [*roles[:6], "…"] if len(roles) > 6 else roles
-    return f"{rule}; here it is {', '.join(shown) or 'no message at all'}"
+    return f"{rule} (tools answer an assistant's calls); here it is {shown}"
 
 
 def _message(message: object, place: str) -> Message:
@@ -78,19 +100,31 @@ def _message(message: object, place: str) -> Message:
     if not isinstance(message, Mapping):
         expected = "a message is a dictionary with role and content"
         raise TypeError(f"{place}: {expected}, not {_kind(message)}")
-    for key in ("role", "content"):
-        if key not in message:
-            raise ContinualError(f"{place}: the message has no '{key}'{did_you_mean(key, message)}")
-        if not isinstance(message[key], str):
-            raise TypeError(f"{place}.{key}: a text is expected, not {_kind(message[key])}")
-    role = message["role"]
-    extra = [repr(key) for key in message if key not in ("role", "content")]
-    if extra:
-        raise ContinualError(f"{place}: {', '.join(extra)} of a message cannot be used here")
+    _check_keys(message, place)
+    calls = message.get("tool_calls") or ()
+    texts = {key: message.get(key) for key in ("role", "content", "name")}
+    if texts["content"] is None and calls:
+        texts["content"] = ""
+    for key, text in texts.items():
+        if not isinstance(text, str) and (key != "name" or text is not None):
+            raise TypeError(f"{place}.{key}: a text is expected, not {_kind(text)}")
+    role = cast(PromptRole, texts["role"])
     if role not in ROLES:
         near = did_you_mean(role, ROLES)
         raise ContinualError(f"{place}.role: '{role}' is none of {', '.join(ROLES)}{near}")
-    return Message(cast(PromptRole, role), message["content"])
+    if not isinstance(calls, list | tuple) or not all(isinstance(call, Mapping) for call in calls):
+        raise TypeError(f"{place}.tool_calls: a list of dictionaries is expected")
+    return Message(role, cast(str, texts["content"]), tuple(calls), texts["name"])
+
+
+def _check_keys(message: Mapping[Any, Any], place: str) -> None:
+    for key in ("role", "content"):
+        if key not in message:
+            raise ContinualError(f"{place}: the message has no '{key}'{did_you_mean(key, message)}")
+    extra = [str(key) for key in message if key not in KEYS]
+    if extra:
+        near = did_you_mean(extra[0], KEYS)
+        raise ContinualError(f"{place}: a message has no '{extra[0]}'{near}")
 
 
 def _kind(value: object) -> str:

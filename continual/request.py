@@ -48,11 +48,8 @@ class Request:
             adapters: whether there are adapters.
 
         Raises:
-            TypeError: its stop texts are one text instead of several.
             ValueError: it cannot.
         """
-        if isinstance(self.until, str):
-            raise TypeError(f"until: a tuple of texts is expected, not '{self.until}'")
         if not self.prompt:
             raise ValueError("a prompt needs at least one token")
         if self.sampling.temperature > 0 and self.seed is None:

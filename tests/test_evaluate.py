@@ -126,11 +126,12 @@ def test_predictions_are_written_a_line_each(tmp_path: Path, monkeypatch: pytest
     talk = (Message("user", "hi"), Message("assistant", "hello"), Message("user", "dog"), Message("assistant", "早安"))
     test = exam(chat, [sample("cat", "blue", references=("blue", "red")), Sample("t", talk, (), ("早安",))])
     write_predictions(tmp_path / "p" / "1-t.jsonl", test, take(test, None, chat, 512))
+    turns = [{"role": turn.role, "content": turn.content} for turn in talk[:-1]]
     text = (tmp_path / "p" / "1-t.jsonl").read_text(encoding="utf-8")
     assert "早安" in text  # for people to read
     assert [json.loads(line) for line in text.splitlines()] == [
         {"prompt": "cat", "prediction": "早安", "references": ["blue", "red"], "score": 0.0},
-        {"prompt": ["hi", "hello", "dog"], "prediction": "早安", "references": ["早安"], "score": 1.0},
+        {"prompt": turns, "prediction": "早安", "references": ["早安"], "score": 1.0},
     ]
 
 

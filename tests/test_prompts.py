@@ -9,6 +9,11 @@ from continual.prompts import as_conversation, as_prompts, order_problem
 from continual.sample import Message
 
 HI = {"role": "user", "content": "hi"}
+CALLS = {
+    "role": "assistant",
+    "content": None,
+    "tool_calls": [{"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}],
+}
 
 
 @pytest.mark.parametrize(
@@ -61,12 +66,15 @@ def test_wrong_types_are_refused_in_one_line_that_names_the_place(prompts: Any, 
     ("conversation", "error"),
     [
         ([], "here it is no message at all"),
-        ([{"role": "assistant", "content": "a"}], "a user last; here it is assistant"),
+        ([{"role": "assistant", "content": "a"}], "a user last .*; here it is assistant"),
         ([HI, HI], "user and assistant in turn"),
         ([HI, {"role": "system", "content": "s"}, HI], "a system message or none, then"),
         ([{"role": "usr", "content": "a"}], r"prompt\[0\].role: 'usr' is none of .*; did you mean 'user'"),
         ([{"rol": "user", "content": "a"}], r"prompt\[0\]: the message has no 'role'; did you mean 'rol'"),
-        ([{**HI, "tool_calls": []}], "'tool_calls' of a message cannot be used"),
+        ([{**HI, "images": []}], "a message has no 'images'"),
+        ([HI, {"role": "tool", "content": "4"}], "tools answer an assistant's calls"),
+        ([HI, CALLS], "here it is user, assistant"),
+        ([HI, CALLS, HI], "tools answer an assistant's calls"),
     ],
 )
 def test_what_is_no_conversation_is_refused_with_the_rule(conversation: Any, error: str) -> None:
@@ -76,4 +84,11 @@ def test_what_is_no_conversation_is_refused_with_the_rule(conversation: Any, err
 
 
 def test_a_long_list_of_wrong_roles_is_not_repeated_whole() -> None:
-    assert len(str(order_problem(["user"] * 100_000))) < 200
+    assert len(str(order_problem([Message("user", "a")] * 100_000))) < 200
+
+
+def test_the_result_of_a_tool_waits_for_an_answer_and_keeps_what_was_called() -> None:
+    result = {"role": "tool", "content": "4", "name": "add", "tool_call_id": "1"}
+    messages = as_conversation([HI, CALLS, result, result])  # type: ignore[list-item]
+    assert messages[1] == Message("assistant", "", tuple(CALLS["tool_calls"]))  # type: ignore[arg-type]
+    assert messages[2] == Message("tool", "4", name="add")
