@@ -198,19 +198,22 @@ def validate(
 @app.command()
 def report(
     runs: Annotated[list[str], typer.Argument(help="Runs, by folder or name; several stand side by side.")],
-    out: Annotated[Path | None, typer.Option(help="Where the page is written.", metavar="FILE")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Where to write it: .html, .tex, .csv, .md or .json.", metavar="FILE")
+    ] = None,
 ) -> None:
-    """Print a run's tables and write its page, results.json and plots."""
+    """Print a run's tables and write its page, results.json and plots; or the tables alone, by the file's suffix."""
     from continual import report as reports
     from continual import results
     from continual.listing import find_run
     from continual.runs import read_json
 
     folders, console = [find_run(name) for name in runs], make_console()
-    page = reports.write(folders, out)
+    written = reports.write(folders, out)
     for folder in folders:
         reports.tables(read_json(folder / results.FILE), console)
-    console.print(f"the page: {page}", highlight=False)
+    kind = "page" if written.suffix == ".html" else "report"
+    console.print(f"the {kind}: {written}", highlight=False, soft_wrap=True)
 
 
 @app.command()
