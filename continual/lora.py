@@ -7,12 +7,15 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, Field, ValidationError
 
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.patterns import Patterns
 from continual.portable import LEAVES_BASE
+from continual.problems import dotted, problems_of
 from continual.runs import write_text
 
 guard()
@@ -23,6 +26,9 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."
+
+MAX_FAULTS = 5
+"""What an error names of a damaged adapter."""
 
 HARMLESS = frozenset(
     "task_type peft_type auto_mapping peft_version base_model_name_or_path revision inference_mode r target_modules "
@@ -77,9 +83,14 @@ def load(folder: Path) -> Lora:
         tensors = load_file(weights)
     except Exception as error:  # safetensors has an exception of its own for each fault, with no common class
         raise ContinualError(f"{folder}: its adapter cannot be read ({str(error).splitlines()[0]})") from error
+    if not isinstance(settings, dict):
+        raise ContinualError(f"{config}: an object is expected, as PEFT writes it")
     refused = sorted(set(variants(settings, tensors)))
     if refused:
         raise ContinualError(f"{folder}: a LoRA with {', '.join(refused)} cannot be used here as it is")
+    faults = [*config_faults(settings), *tensor_faults(tensors)]
+    if faults:
+        raise ContinualError(f"{folder}: the adapter is damaged: {'; '.join(faults[:MAX_FAULTS])}")
     factors = {}
     scale = Scales(folder, settings)
     for module in sorted({name.removeprefix(PREFIX).rsplit(".lora_", 1)[0] for name in tensors}):
@@ -136,6 +147,39 @@ def variants(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
         if tensor.ndim != 2:
             yield f"tensors of {tensor.ndim} dimensions such as {name.removeprefix(PREFIX)}"
             return
+
+
+class ReadSettings(BaseModel):
+    """The settings of `peft.LoraConfig` that are read here."""
+
+    lora_alpha: Annotated[float, Field(allow_inf_nan=False)]
+    target_modules: str | list[str]
+    alpha_pattern: dict[str, Annotated[float, Field(allow_inf_nan=False)]] | None = None
+    use_rslora: bool = False
+    base_model_name_or_path: str | None = None
+
+
+def config_faults(settings: Mapping[str, Any]) -> list[str]:
+    """What is missing or of a wrong type in a configuration."""
+    try:
+        ReadSettings.model_validate(settings)
+    except ValidationError as error:
+        return [f"{dotted(keys)}: {text}" for keys, text in problems_of(error, ReadSettings, settings)]
+    return []
+
+
+def tensor_faults(tensors: Mapping[str, torch.Tensor]) -> list[str]:
+    """What keeps some tensors from being two matrices of one rank for each module."""
+    faults = [] if tensors else [f"there are no tensors in {WEIGHTS}"]
+    for module in sorted({name.rsplit(".lora_", 1)[0] for name in tensors}):
+        a, b = (tensors.get(f"{module}.lora_{side}.weight") for side in "AB")
+        if not module.startswith(PREFIX):
+            faults.append(f"{module}: its name does not begin with {PREFIX}")
+        elif a is None or b is None:
+            faults.append(f"{module}: there is no lora_{'A' if a is None else 'B'}")
+        elif a.shape[0] != b.shape[1] or not a.shape[0]:
+            faults.append(f"{module}: the ranks of its matrices are {a.shape[0]} and {b.shape[1]}")
+    return faults
 
 
 def save(lora: Lora, folder: Path, base: str | None = None) -> None:

@@ -1,12 +1,14 @@
 """An adapter's folder read as plain tensors: exactly what PEFT computes with it, or refused by name."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import tiny
 import torch
+from safetensors.torch import load_file, save_file
 
 from continual import lora
 from continual.errors import ContinualError
@@ -117,3 +119,67 @@ def test_what_is_saved_is_loaded_by_peft_as_the_same(tmp_path: Path, settings: d
     assert again.base == "a-base"
     told = json.loads((tmp_path / "b" / lora.CONFIG).read_text())
     assert (told["r"], told["use_rslora"], told["rank_pattern"]) == (told["lora_alpha"], False, {})
+
+
+def damaged(folder: Path, settings: Any = None, tensors: Any = None) -> Path:
+    """An adapter whose configuration or tensors are changed by a function."""
+    adapter(folder)
+    if settings is not None:
+        config = folder / lora.CONFIG
+        config.write_text(json.dumps(settings(json.loads(config.read_text()))))
+    if tensors is not None:
+        save_file(tensors(load_file(folder / lora.WEIGHTS)), folder / lora.WEIGHTS)
+    return folder
+
+
+def without(key: str) -> Any:
+    return lambda settings: {name: value for name, value in settings.items() if name != key}
+
+
+def with_(**changes: Any) -> Any:
+    return lambda settings: settings | changes
+
+
+DAMAGED: dict[str, tuple[Any, Any, str]] = {
+    "a list": (lambda settings: [1], None, "an object is expected"),
+    "a text": (lambda settings: "x", None, "an object is expected"),
+    "no alpha": (without("lora_alpha"), None, "lora_alpha: "),
+    "alpha is text": (with_(lora_alpha="much"), None, "lora_alpha: "),
+    "alpha is null": (with_(lora_alpha=None), None, "lora_alpha: "),
+    "no targets": (without("target_modules"), None, "target_modules: "),
+    "targets are numbers": (with_(target_modules=[1]), None, "target_modules"),
+    "alphas are texts": (with_(alpha_pattern={"q_proj": "x"}), None, "alpha_pattern.q_proj: "),
+    "alphas are a list": (with_(alpha_pattern=[1]), None, "alpha_pattern: "),
+    "no tensors": (None, lambda tensors: {}, "there are no tensors"),
+    "rank 0": (
+        None,
+        lambda tensors: {
+            name: tensor[:0].clone() if "lora_A" in name else tensor[:, :0].clone() for name, tensor in tensors.items()
+        },
+        "the ranks of its matrices are 0 and 0",
+    ),
+    "two ranks": (
+        None,
+        lambda tensors: {name: tensor[:1].clone() if "lora_A" in name else tensor for name, tensor in tensors.items()},
+        "the ranks of its matrices are 1 and",
+    ),
+    "half a module": (
+        None,
+        lambda tensors: {name: tensor for name, tensor in tensors.items() if "lora_A" in name},
+        "there is no lora_B",
+    ),
+    "other names": (
+        None,
+        lambda tensors: {name.removeprefix(lora.PREFIX): tensor for name, tensor in tensors.items()},
+        "does not begin with base_model.model.",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_adapter_is_refused_in_one_line_with_the_reason(tmp_path: Path, what: str) -> None:
+    settings, tensors, reason = DAMAGED[what]
+    with pytest.raises(ContinualError, match=re.escape(reason)) as refused:
+        lora.load(damaged(tmp_path, settings, tensors))
+    (line,) = refused.value.lines
+    assert "\n" not in line and len(line) < 1500
