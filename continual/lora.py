@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from continual.errors import ContinualError
 from continual.guard import guard
@@ -151,6 +151,8 @@ def variants(settings: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -
 
 class ReadSettings(BaseModel):
     """The settings of `peft.LoraConfig` that are read here."""
+
+    model_config = ConfigDict(strict=True)
 
     lora_alpha: Annotated[float, Field(allow_inf_nan=False)]
     target_modules: str | list[str]

@@ -46,6 +46,9 @@ def serve(
     ),
     port: Annotated[int, typer.Option(help="The port.", min=0, max=65535)] = 8000,
     api_key: Annotated[str | None, typer.Option(help="What clients must send.", envvar=API_KEY)] = None,
+    allowed_host: Annotated[
+        list[str] | None, typer.Option(help="A name by which clients may address it.", metavar="NAME")
+    ] = None,
     lora_modules: Annotated[list[str] | None, typer.Option(help="A further adapter.", metavar="NAME=PATH")] = None,
     allow_load: Annotated[
         list[Path] | None, typer.Option(help="A folder whose adapters may be loaded over HTTP.", metavar="DIR")
@@ -72,6 +75,7 @@ def serve(
         max_rows,
         memory and memory * 2**20,
         model,
+        tuple(allowed_host or ()),
     )
     server.serve(find_run(run), settings, make_console())
 

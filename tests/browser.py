@@ -31,7 +31,8 @@ class Page:
         theirs_in, self._out = os.pipe()
         self._in, theirs_out = os.pipe()
         words = [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", "--no-first-run"]
-        words += [f"--user-data-dir={folder}", "--disable-dev-shm-usage", "--mute-audio", "about:blank"]
+        words += ["--disable-background-networking", "--disable-dev-shm-usage", "--mute-audio"]
+        words += [f"--user-data-dir={folder}", "about:blank"]
         pipes = f'exec "$@" 3<&{theirs_in} 4>&{theirs_out}'
         self.process = subprocess.Popen(
             ["bash", "-c", pipes, "bash", *words],

@@ -145,6 +145,8 @@ DAMAGED: dict[str, tuple[Any, Any, str]] = {
     "a text": (lambda settings: "x", None, "an object is expected"),
     "no alpha": (without("lora_alpha"), None, "lora_alpha: "),
     "alpha is text": (with_(lora_alpha="much"), None, "lora_alpha: "),
+    "alpha is a number as text": (with_(lora_alpha="16"), None, "lora_alpha: "),
+    "a start that is a list": (with_(init_lora_weights=[]), None, "init_lora_weights []"),
     "alpha is null": (with_(lora_alpha=None), None, "lora_alpha: "),
     "no targets": (without("target_modules"), None, "target_modules: "),
     "targets are numbers": (with_(target_modules=[1]), None, "target_modules"),

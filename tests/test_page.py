@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -13,6 +14,14 @@ from browser import CHROMIUM, Page
 from continual.route import FOLDER, Router
 from continual.serve.app import PAGE
 from continual.serve.server import Settings, build
+
+TALK = [
+    {"role": "system", "content": "be good"},
+    {"role": "user", "content": "a dog"},
+    {"role": "assistant", "content": "a cat"},
+    {"role": "user", "content": "big"},
+]
+"""The prompt of a task of conversations, as exams write it down."""
 
 in_a_browser = [pytest.mark.slow, pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")]
 
@@ -24,6 +33,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[served.Running]
     predictions = run / "arms/rehearsal/seed0/predictions"
     predictions.mkdir()
     (predictions / "1-edit.jsonl").write_text('{"prompt": "edit <b>this</b>"}\n{"prompt": "another"}\n')
+    (predictions / "1-answer.jsonl").write_text(json.dumps({"prompt": TALK}) + "\n")
     settings = Settings(port=0)
     running = served.Running(build(run, settings), settings)
     yield running
@@ -54,12 +64,23 @@ def ask(page: Page, prompt: str) -> None:
     page.wait("document.querySelector('#go').textContent === 'Ask both' && !document.querySelector('[aria-busy]')")
 
 
+def example(task: str) -> str:
+    """A script that clicks the test prompt of a task."""
+    return f"[...document.querySelectorAll('#examples button')].find(b => b.textContent === '{task}').click(); 0"
+
+
+def set_field(page: Page, name: str, value: str) -> None:
+    page.run(f"field = document.querySelector('#{name}'); field.value = {json.dumps(value)}")
+    page.run("field.dispatchEvent(new Event('input')); 0")
+
+
 def text(page: Page, selector: str) -> str:
     return str(page.run(f"document.querySelector('{selector}').textContent"))
 
 
-def answer(server: served.Running, model: str, prompt: str) -> str:
-    body = {"model": model, "messages": [{"role": "user", "content": prompt}], "temperature": 0}
+def answer(server: served.Running, model: str, prompt: str | list[dict[str, str]], **more: Any) -> str:
+    messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
+    body = {"model": model, "messages": messages, "temperature": 0, **more}
     told = httpx.post(f"{server.address}/v1/chat/completions", json=body, timeout=60).json()
     return str(told["choices"][0]["message"]["content"])
 
@@ -126,7 +147,8 @@ class TestInABrowser:
         assert {stored["a"], stored["b"]} == {"base", "edit"} and stored["prompt"] == "a big cat"
         assert stored["winner"] == {"1": "a", "2": "b", "0": "tie"}[key]
         for box, side in (("#first", "a"), ("#second", "b")):
-            assert text(page, f"{box} h3").startswith(stored[side]) and text(page, f"{box} .took").endswith(" s")
+            assert text(page, f"{box} h3").startswith(stored[side])
+            assert re.match(r"\d+\.\d s\b", text(page, f"{box} .took"))
             assert text(page, f"{box} .text") == stored["answers"][side] == answer(server, stored[side], "a big cat")
         page.press(key)  # once only
         assert votes(server)["votes"] == before + 1
@@ -160,8 +182,88 @@ class TestInABrowser:
         assert text(page, ".heat tbody tr:last-child").startswith("specialists50")
 
     def test_an_example_is_a_prompt_and_never_html(self, page: Page) -> None:
-        page.run("document.querySelector('#examples button').click(); 0")
+        page.run(example("edit"))
         assert page.run("document.querySelector('#prompt').value") == "edit <b>this</b>"
+        assert text(page, "#talk") == "" and page.run("document.querySelector('#fresh').hidden")
+
+    def test_an_example_of_conversations_is_a_conversation(self, server: served.Running, page: Page) -> None:
+        choose(page, "base", "edit")
+        page.run(example("answer"))
+        assert page.run("document.querySelector('#prompt').value") == "big"
+        assert page.run("document.querySelector('#system').value") == "be good"
+        assert page.run("document.querySelector('#settings').open")
+        assert text(page, "#talk .bubble") == "a dog" and text(page, "#talk .text") == "a cat"
+        for part in ("[", "{", "role"):
+            assert part not in text(page, "#talk")
+        set_field(page, "length", "12")
+        ask(page, "big")
+        for box, model in (("#first", "base"), ("#second", "edit")):
+            assert text(page, f"{box} .text") == answer(server, model, TALK, max_tokens=12) != ""
+
+    def test_a_second_turn_goes_on_with_each_models_own_answer(self, server: served.Running, page: Page) -> None:
+        choose(page, "base", "edit")
+        set_field(page, "length", "8")
+        ask(page, "a red dog")
+        ask(page, "a cat")
+        for side, (box, model) in enumerate((("#first", "base"), ("#second", "edit"))):
+            before = answer(server, model, "a red dog", max_tokens=8)
+            assert text(page, f"#talk article:nth-child({side + 1}) h3") == model
+            assert text(page, f"#talk article:nth-child({side + 1}) .text") == before
+            turns = [("user", "a red dog"), ("assistant", before), ("user", "a cat")]
+            messages = [{"role": role, "content": content} for role, content in turns]
+            assert text(page, f"{box} .text") == answer(server, model, messages, max_tokens=8)
+        page.run("document.querySelector('#fresh').click(); 0")
+        assert text(page, "#talk") == "" and page.run("document.querySelector('#now').hidden")
+        ask(page, "a cat")
+        assert text(page, "#first .text") == answer(server, "base", "a cat", max_tokens=8)
+        assert page.problems == []
+
+    def test_settings_are_sent_and_shown(self, server: served.Running, page: Page) -> None:
+        choose(page, "base", "edit")
+        assert text(page, "#summary") == "No system line, temperature 0, at most 256 tokens"
+        for name, value in (("system", "be good"), ("temperature", "0.5"), ("length", "4")):
+            set_field(page, name, value)
+        assert text(page, "#summary") == "A system line, temperature 0.5, at most 4 tokens"
+        page.run("bodies = []; send = window.fetch; window.fetch = (p, o) => (bodies.push(o?.body), send(p, o)); 0")
+        ask(page, "a cat")
+        sent = json.loads(page.run("bodies[0]"))
+        assert (sent["temperature"], sent["max_tokens"]) == (0.5, 4)
+        assert [message["role"] for message in sent["messages"]] == ["system", "user"]
+        assert text(page, "#first .took").endswith("cut at the longest length")
+        set_field(page, "temperature", "3")
+        page.run("bodies = []; document.querySelector('#ask').requestSubmit(); 0")
+        assert page.run("bodies.length") == 0  # the browser says what is wrong with the field
+
+    def test_a_blind_conversation_is_voted_on_as_a_whole(self, server: served.Running, page: Page) -> None:
+        choose(page, "base", "edit")
+        page.run("document.querySelector('input[value=blind]').click(); 0")
+        set_field(page, "system", "be good")
+        set_field(page, "length", "6")
+        ask(page, "a dog")
+        ask(page, "a cat")
+        assert text(page, "#talk article:first-child h3") == "First answer"
+        page.run("document.activeElement.blur()")
+        page.press("2")
+        page.wait("document.querySelector('#verdict').textContent.includes('Ask again')")
+        stored = json.loads((server.app.run_dir / "votes.jsonl").read_text().splitlines()[-1])
+        assert [turn["content"] for turn in stored["prompt"]] == ["be good", "a dog", "a cat"]
+        for place, side in ((1, "a"), (2, "b")):
+            assert len(stored["answers"][side]) == 2
+            assert text(page, f"#talk article:nth-child({place}) h3") == stored[side]
+            assert text(page, f"#talk article:nth-child({place}) .text") == stored["answers"][side][0]
+        ask(page, "a red dog")  # the names are out: a new conversation
+        assert text(page, "#talk") == "" and text(page, "#first h3") == "First answer"
+        assert page.problems == []
+
+    def test_a_turn_that_failed_can_be_asked_again(self, page: Page) -> None:
+        choose(page, "base", "edit")
+        set_field(page, "length", "1000")
+        ask(page, "a cat")
+        assert "room for 128 tokens" in text(page, "#first .text")
+        assert page.run("document.querySelector('#prompt').value") == "a cat"
+        set_field(page, "length", "4")
+        ask(page, "a cat")
+        assert text(page, "#talk") == "" and "room" not in text(page, "#first .text")
 
     def test_what_goes_wrong_is_shown(self, page: Page) -> None:
         choose(page, "base", "base")
@@ -176,6 +278,10 @@ class TestInABrowser:
         try:
             page.open(f"{server.address}/")
             page.wait("document.querySelectorAll('#left option').length > 0")
+            page.run(example("answer"))
+            set_field(page, "length", "4")
+            ask(page, "big")
+            ask(page, "big")
             assert page.run("document.documentElement.scrollWidth") == 390
             first, second = (
                 page.run(f"document.querySelector('{box}').getBoundingClientRect().y") for box in ("#first", "#second")

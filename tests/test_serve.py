@@ -217,8 +217,9 @@ def test_a_mix_that_cannot_be_is_refused(api: served.Running, model: str, body: 
     [
         ({"messages": []}, "messages: List should have at least 1"),
         ({"messages": [{"role": "assistant", "content": "a"}]}, "a user last"),
+        ({"stop": ["a"] * 17}, "stop.*at most 16"),
         ({"messages": [*HELLO, *HELLO]}, "in turn"),
-        ({"messages": [{"role": "tool", "content": "a"}]}, "messages.0.role"),
+        ({"messages": [{"role": "robot", "content": "a"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, "content"),
         ({"temperature": -1}, "temperature"),
         ({"temperature": 3, "top_p": 0}, "temperature: .*; top_p: "),
@@ -338,6 +339,14 @@ def test_adapters_are_loaded_only_from_allowed_folders(api: served.Running, run:
     (inside / "adapter_config.json").write_text("{}")
     reply = post(api, "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": str(inside)})
     assert reply.status_code == 400 and "peft_type" in reply.json()["error"]["message"]
+
+
+@pytest.mark.parametrize("config", ["[1]", '"x"', "{}", '{"peft_type": "LORA"}', '{"peft_type": "LORA", "r": 0}', "{"])
+def test_an_adapter_that_is_damaged_is_refused_with_the_reason(api: served.Running, run: Path, config: str) -> None:
+    folder = served.adapter(run.parent / "damaged", 5)
+    (folder / "adapter_config.json").write_text(config)
+    reply = post(api, "/v1/load_lora_adapter", {"lora_name": "x", "lora_path": "damaged"})
+    assert reply.status_code == 400 and str(folder) in reply.json()["error"]["message"]
 
 
 def test_a_client_that_leaves_takes_its_rows_with_it(api: served.Running) -> None:

@@ -9,6 +9,7 @@ import pytest
 import served
 
 from continual.route import BASE
+from continual.serve.app import describe
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +38,28 @@ def test_the_page_gets_the_run_and_the_votes(api: served.Running, run: Path) -> 
     assert (pair["a"], pair["b"], pair["rate"]) == ("base", "edit", 1.5 / 4)
     assert pair["interval"][0] < 1.5 / 4 < pair["interval"][1]
     assert len([json.loads(line) for line in (run / "votes.jsonl").read_text().split("\n") if line]) == 4
+
+
+def test_an_example_is_a_conversation_that_can_be_sent(run: Path) -> None:
+    predictions = run / "arms/rehearsal/seed0/predictions"
+    predictions.mkdir()
+    calls = {"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "add"}}]}
+    user, result = {"role": "user", "content": "a"}, {"role": "tool", "content": "4"}
+    talk = [{"role": "system", "content": "s"}, user, {"role": "assistant", "content": "b"}, user]
+    prompts = {"edit": ["one", "two"], "answer": [[user, calls, result], talk], "translate": [[user, calls, result]]}
+    for task, lines in prompts.items():
+        text = "".join(json.dumps({"prompt": prompt}) + "\n" for prompt in lines)
+        (predictions / f"1-{task}.jsonl").write_text(text)
+    examples = describe(run, "base")["examples"]
+    assert examples == {"edit": [{"role": "user", "content": "one"}], "answer": talk}
+
+
+def test_a_vote_on_a_conversation_keeps_what_was_said(api: served.Running, run: Path) -> None:
+    talk = [{"role": "user", "content": "a"}, {"role": "user", "content": "b"}]
+    vote = {"a": "edit", "b": "base", "winner": "a", "prompt": talk, "answers": {"a": ["1", "2"], "b": ["3", "4"]}}
+    assert httpx.post(f"{api.address}/api/votes", json=vote).status_code == 201
+    stored = json.loads((run / "votes.jsonl").read_text().splitlines()[-1])
+    assert {key: stored[key] for key in vote} == vote
 
 
 def test_the_page_is_served_and_nothing_of_elsewhere_may_run_in_it(api: served.Running) -> None:

@@ -175,6 +175,42 @@ def test_an_empty_key_opens_nothing(
     ]
 
 
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "my-machine"])
+def test_other_machines_need_a_key_or_a_name(
+    run: Path, host: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(server, "Taught", lambda *given, **more: pytest.fail("the run was loaded"))
+        with pytest.raises(SystemExit) as end:
+            cli.main(["serve", str(run), "--host", host])
+        assert end.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith(f"--host {host}: ") and "--api-key" in line and "--allowed-host" in line
+        for name in ("http://x", "x:80", "*", "", "a b"):
+            with pytest.raises(ContinualError, match="--allowed-host: .* is not a host's name"):
+                build(run, Settings(host=host, names=(name,)))
+    assert Settings(host=host, key="k").hosts == ()
+    assert {"my.example", "localhost", host} <= set(Settings(host=host, names=("My.Example",)).hosts)
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.0.0.2", "::1"])
+def test_this_machine_alone_needs_neither(host: str) -> None:
+    settings = Settings(host=host)
+    settings.check()
+    assert host in settings.hosts
+
+
+def test_a_page_of_another_name_is_refused_where_the_server_is_open(run: Path) -> None:
+    with served.running(run, host="0.0.0.0", names=("my.example",)) as api:
+        address = api.address.replace("0.0.0.0", "127.0.0.1")
+        for host, status in (("evil.example", 403), ("my.example.evil.example", 403), ("my.example:8000", 200)):
+            reply = httpx.get(f"{address}/v1/models", headers={"Host": host})
+            assert reply.status_code == status, host
+    with served.running(run, key="secret", names=("my.example",)) as api:
+        headers = {"Authorization": "Bearer secret", "Host": "evil.example"}
+        assert httpx.get(f"{api.address}/v1/models", headers=headers).status_code == 403
+
+
 def test_nothing_is_loaded_where_no_flag_allows_it(run: Path) -> None:
     with served.running(run) as api:
         body = {"lora_name": "x", "lora_path": str(run / "arms/apart/seed0/specialists/edit")}

@@ -79,6 +79,7 @@ class App:
         self.engine.start()
         yield
         await self.engine.stop()
+        self.generation.close()
 
     async def health(self, http: Request) -> Response:
         return JSONResponse({"status": "ok"})
@@ -96,14 +97,13 @@ class App:
         return JSONResponse(await asyncio.to_thread(describe, self.run_dir, self.roster.called))
 
     async def show_votes(self, http: Request) -> Response:
-        return JSONResponse(self.votes.results())
+        return JSONResponse(await asyncio.to_thread(self.votes.results))
 
     async def vote(self, http: Request) -> Response:
         vote = await read(http, Vote)
         for name in (vote.a, vote.b):
             self.roster.find(name)
-        self.votes.add(vote)
-        return JSONResponse(self.votes.results(), 201)
+        return JSONResponse(await asyncio.to_thread(self.votes.add, vote), 201)
 
 
 def describe(run_dir: Path, base: str) -> dict[str, Any]:
@@ -133,14 +133,24 @@ def describe(run_dir: Path, base: str) -> dict[str, Any]:
     }
 
 
-def _examples(run_dir: Path, tasks: Sequence[str]) -> dict[str, str]:
-    """A test prompt of each task that some model of the run was examined on, to begin with."""
+def _examples(run_dir: Path, tasks: Sequence[str]) -> dict[str, list[dict[str, Any]]]:
+    """A test prompt of each task that some model of the run was examined on, as messages, to begin with."""
     found = {}
     for task in tasks:
         for file in sorted(run_dir.glob(f"arms/*/*/predictions/*-{task}.jsonl"))[:1]:
             with open(file, encoding="utf-8") as lines:
-                found[task] = str(json.loads(next(lines))["prompt"])
+                prompts = (json.loads(line)["prompt"] for line in lines)
+                example = next((prompt for prompt in prompts if _can_be_sent(prompt)), None)
+            if example is not None:
+                found[task] = [{"role": "user", "content": example}] if isinstance(example, str) else example
     return found
+
+
+def _can_be_sent(prompt: str | list[dict[str, Any]]) -> bool:
+    """Whether a prompt of an exam is a text, or a conversation without tools, which the page does not show."""
+    if isinstance(prompt, str):
+        return True
+    return all(set(message) == {"role", "content"} and message["role"] != "tool" for message in prompt)
 
 
 async def _told(http: Request, error: ApiError) -> Response:

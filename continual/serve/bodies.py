@@ -2,20 +2,36 @@
 
 from __future__ import annotations
 
-import json
+import gc
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic_core import from_json
 from starlette.requests import Request
 
 from continual.inference import MAX_NEW_TOKENS
+from continual.prompts import order_problem
 from continual.sample import Message
 from continual.sampling import Sampling
 from continual.serve.errors import ApiError
 
 MAX_BODY = 8 * 2**20
 """Bytes of a body."""
+MAX_KEYS = 64
+"""Keys of an object."""
+MAX_PROBLEMS = 10
+"""Mistakes that an error names."""
+MAX_SEED = 2**63 - 1
+
+# Every text and list of a body has a limit, so that nothing large is looked at more than once. How much the model
+# has room for is checked later, by `Generation`.
+Text = Annotated[str, Field(max_length=4 * 2**20)]
+"""What a model reads."""
+Name = Annotated[str, Field(max_length=4096)]
+"""Of a model or an adapter, or a path."""
+StopText = Annotated[str, Field(max_length=1000)]
+TokenIds = Annotated[list[int], Field(max_length=2**18, fail_fast=True)]
 
 HARMLESS: dict[str, Any] = {
     "audio": None,
@@ -39,45 +55,58 @@ HARMLESS: dict[str, Any] = {
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
-class Part(BaseModel):
+class Bounded(BaseModel):
+    """An object of a body: it has few keys, and all of its texts and lists have limits (a test walks the schema)."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_keys(cls, data: Any) -> Any:
+        # Before anything looks at the keys one by one.
+        if isinstance(data, dict) and len(data) > MAX_KEYS:
+            raise ValueError(f"an object with {len(data)} keys: at most {MAX_KEYS} are read")
+        return data
+
+
+class Part(Bounded):
     """A piece of a message's content."""
 
     type: Literal["text"]
-    text: str
+    text: Text
 
 
-class ChatMessage(BaseModel):
+class ChatMessage(Bounded):
     """A message of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Part]
+    content: Text | Annotated[list[Part], Field(max_length=1024, fail_fast=True)]
 
     @property
     def message(self) -> Message:
+        """The message as the model's chat form takes it."""
         text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
         return Message("system" if self.role == "developer" else self.role, text)
 
 
-class StreamOptions(BaseModel):
+class StreamOptions(Bounded):
     """What a stream tells beside the answer."""
 
     include_usage: bool = False
 
 
-class Scaled(BaseModel):
+class Scaled(Bounded):
     """One adapter with its weight, as llama.cpp's server takes it; by name, not by number."""
 
-    id: str
+    id: Name
     scale: Finite = 1.0
 
 
-class MergedAdapters(BaseModel):
+class MergedAdapters(Bounded):
     """Several adapters with their weights, as LoRAX takes them."""
 
     model_config = ConfigDict(extra="forbid")
 
-    ids: list[str] = Field(min_length=1)
-    weights: list[Finite]
+    ids: list[Name] = Field(min_length=1, max_length=256, fail_fast=True)
+    weights: list[Finite] = Field(max_length=256, fail_fast=True)
     merge_strategy: Literal["linear"] = "linear"
 
     @model_validator(mode="after")
@@ -87,26 +116,26 @@ class MergedAdapters(BaseModel):
         return self
 
 
-class Body(BaseModel):
+class Body(Bounded):
     """What both ways of asking have in common."""
 
     default: ClassVar[int]
     """The most tokens to write where a request does not say."""
 
-    model: str
+    model: Name
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(1.0, gt=0, le=1)
     top_k: int = Field(0, ge=-1)
     min_p: float = Field(0.0, ge=0, le=1)
     repetition_penalty: float = Field(1.0, gt=0, le=10)
-    seed: int | None = None
-    stop: str | list[str] = []
+    seed: int | None = Field(None, ge=-MAX_SEED - 1, le=MAX_SEED)
+    stop: StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)] = []
     n: int = Field(1, ge=1, le=128)
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
     max_tokens: int | None = Field(None, ge=1)
     merged_adapters: MergedAdapters | None = None
-    lora: list[Scaled] | None = None
+    lora: Annotated[list[Scaled], Field(max_length=256, fail_fast=True)] | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -123,8 +152,6 @@ class Body(BaseModel):
     def _consistent(self) -> Body:
         if not all(self.stops):
             raise ValueError("a stop text must not be empty")
-        if len(self.stops) > 16:
-            raise ValueError("more than 16 stop texts")
         if self.merged_adapters is not None and self.lora is not None:
             raise ValueError("merged_adapters and lora say the same thing: give one of them")
         return self
@@ -163,7 +190,7 @@ class ChatBody(Body):
 
     default = MAX_NEW_TOKENS
 
-    messages: list[ChatMessage] = Field(min_length=1)
+    messages: list[ChatMessage] = Field(min_length=1, max_length=2048, fail_fast=True)
     max_completion_tokens: int | None = Field(None, ge=1)
     logprobs: bool = False
     top_logprobs: int = Field(0, ge=0, le=20)
@@ -172,10 +199,9 @@ class ChatBody(Body):
     def _conversation(self) -> ChatBody:
         if self.top_logprobs and not self.logprobs:
             raise ValueError("top_logprobs needs logprobs")
-        roles = [entry.message.role for entry in self.messages]
-        turns = roles[1:] if roles[0] == "system" else roles
-        if len(turns) % 2 == 0 or any(role != ("user", "assistant")[n % 2] for n, role in enumerate(turns)):
-            raise ValueError("messages: a system message or none, then user and assistant in turn, a user last")
+        problem = order_problem([entry.message for entry in self.messages])
+        if problem is not None:
+            raise ValueError(f"messages: {problem}")
         return self
 
     @property
@@ -187,12 +213,27 @@ class ChatBody(Body):
         return self.top_logprobs if self.logprobs else None
 
 
+def _kind_of_prompt(prompt: Any) -> str:
+    """Which of its types a prompt shall be read as: its first entry says it, so that only one is tried."""
+    if not isinstance(prompt, list):
+        return "text"
+    if not prompt or isinstance(prompt[0], str):
+        return "texts"
+    return "lists of ids" if isinstance(prompt[0], list) else "ids"
+
+
 class CompletionBody(Body):
     """`/v1/completions`."""
 
     default = 16  # OpenAI's
 
-    prompt: str | list[str] | list[int] | list[list[int]]
+    prompt: Annotated[
+        Annotated[Text, Tag("text")]
+        | Annotated[list[Text], Field(max_length=2048, fail_fast=True), Tag("texts")]
+        | Annotated[TokenIds, Tag("ids")]
+        | Annotated[list[TokenIds], Field(max_length=2048, fail_fast=True), Tag("lists of ids")],
+        Discriminator(_kind_of_prompt),
+    ]
     logprobs: int | None = Field(None, ge=0, le=20)
 
     @property
@@ -208,22 +249,22 @@ class CompletionBody(Body):
         return list(self.prompt)  # type: ignore[arg-type]
 
 
-class LoadBody(BaseModel):
+class LoadBody(Bounded):
     """`/v1/load_lora_adapter`, as vLLM has it."""
 
-    lora_name: str
-    lora_path: str
+    lora_name: Name
+    lora_path: Name
     load_inplace: bool = False
     """Take the place of an adapter of that name."""
 
 
-class UnloadBody(BaseModel):
+class UnloadBody(Bounded):
     """`/v1/unload_lora_adapter`."""
 
-    lora_name: str
+    lora_name: Name
 
 
-Kind = TypeVar("Kind", bound=BaseModel)
+Kind = TypeVar("Kind", bound=Bounded)
 
 
 async def read(request: Request, kind: type[Kind]) -> Kind:
@@ -241,9 +282,8 @@ async def read(request: Request, kind: type[Kind]) -> Kind:
         if len(raw) > MAX_BODY:
             raise ApiError(413, f"the body is larger than {MAX_BODY // 2**20} MiB")
     try:
-        data = json.loads(raw)
-        json.dumps(data, ensure_ascii=False).encode()  # halves of characters can be written in JSON, but are no text
-    except (ValueError, RecursionError) as error:
+        data = _parsed(bytes(raw))
+    except ValueError as error:
         raise ApiError(400, f"the body is no JSON: {error}") from error
     try:
         return kind.model_validate(data)
@@ -251,11 +291,25 @@ async def read(request: Request, kind: type[Kind]) -> Kind:
         raise _malformed(error) from error
 
 
+def _parsed(raw: bytes) -> Any:
+    # A million of lists would make the collector look through all objects of the program again and again.
+    gc.disable()
+    try:
+        # Unlike `json`, this refuses halves of characters, which can be written in JSON but are no text.
+        return from_json(raw)
+    finally:
+        gc.enable()
+
+
 def _malformed(error: ValidationError) -> ApiError:
-    """All mistakes in one line."""
-    told = []
-    for one in error.errors(include_url=False, include_context=False, include_input=False):
-        place = ".".join(map(str, one["loc"]))
-        told.append(f"{place}: {one['msg']}" if place else one["msg"].removeprefix("Value error, "))
-    first = error.errors()[0]["loc"]
-    return ApiError(400, "; ".join(dict.fromkeys(told)), None, str(first[0]) if first else None)
+    """Name the first mistakes, each with its key, in one line."""
+    errors = error.errors(include_url=False, include_context=False, include_input=False)
+    problems = []
+    for entry in errors[:MAX_PROBLEMS]:
+        place = ".".join(map(str, entry["loc"]))
+        problems.append(f"{place}: {entry['msg']}" if place else entry["msg"].removeprefix("Value error, "))
+    first = errors[0]["loc"]
+    message = "; ".join(dict.fromkeys(problems))
+    if len(errors) > MAX_PROBLEMS:
+        message += f"; and {len(errors) - MAX_PROBLEMS} more"
+    return ApiError(400, message, None, str(first[0]) if first else None)

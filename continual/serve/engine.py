@@ -81,14 +81,18 @@ class Engine:
         self._inbox.put(self._stop)
         await asyncio.to_thread(self._thread.join)
 
+    def check(self, count: int) -> None:
+        """Raise an ApiError where so many answers are more than the engine ever takes at once."""
+        if count > self.most:
+            raise ApiError(400, f"{count} answers at once: this server takes {self.most}", None, "n")
+
     def submit(self, requests: Sequence[Request]) -> Job:
         """Queue the rows of a request.
 
         Raises:
             ApiError: too many are waiting, or these alone are more than may.
         """
-        if len(requests) > self.most:
-            raise ApiError(400, f"{len(requests)} answers at once: this server takes {self.most}", None, "n")
+        self.check(len(requests))
         if self.in_flight + len(requests) > self.most:
             raise ApiError(429, f"{self.in_flight} answers are being written or wait: try again later", "queue_full")
         job = Job(requests, open=set(range(len(requests))))

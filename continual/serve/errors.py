@@ -9,6 +9,13 @@ from starlette.responses import JSONResponse
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
 
 
+HEADERS = {
+    401: {"WWW-Authenticate": "Bearer"},
+    413: {"Connection": "close"},  # else the rest of the body is received to its end, however long it is
+    429: {"Retry-After": "1"},
+}
+
+
 class ApiError(Exception):
     """A request that cannot be answered.
 
@@ -29,5 +36,4 @@ class ApiError(Exception):
         return {"error": {"message": self.message, "type": kind, "param": self.param, "code": self.code}}
 
     def response(self) -> JSONResponse:
-        headers = {401: {"WWW-Authenticate": "Bearer"}, 429: {"Retry-After": "1"}}.get(self.status)
-        return JSONResponse(self.body, self.status, headers)
+        return JSONResponse(self.body, self.status, HEADERS.get(self.status))

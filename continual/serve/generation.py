@@ -7,9 +7,11 @@ import json
 import secrets
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 
 from starlette.requests import Request as HttpRequest
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -28,6 +30,8 @@ from continual.serve.metrics import Metrics
 from continual.serve.roster import Roster, Served
 from continual.serve.textstream import TextStream
 
+T = TypeVar("T")
+
 GONE = 499
 """The status of a request whose client has left, as nginx counts them."""
 
@@ -43,23 +47,59 @@ class Generation:
         self.engine, self.roster, self.chat, self.room, self.metrics = engine, roster, chat, room, metrics
         embedded = engine.decoder.model.get_input_embeddings().num_embeddings
         self.vocabulary, self.text = min(len(chat.tokenizer), embedded), plain_text(chat)
+        self.max_characters = room * max(map(len, chat.tokenizer.get_vocab()))
+        """No text that is longer has room, whatever its tokens are."""
+        # One thread: what several clients send at once must not take every processor from the model.
+        self._reader = ThreadPoolExecutor(1, "tokenizer")
+
+    def close(self) -> None:
+        """Take no more requests."""
+        self._reader.shutdown(wait=False)
 
     async def chat_route(self, http: HttpRequest) -> Response:
         body = await read(http, ChatBody)
-        served, told = self._who(http, body, body.messages[-1].message.content)
-        prompt = self.chat.prompt_ids([entry.message for entry in body.messages], sys.maxsize)
+        messages = [entry.message for entry in body.messages]
+        self._check_size("messages", sum(len(message.content) for message in messages), len(messages))
+        served, told = await self._who(http, body, lambda: messages[-1].content)
+        prompt = await self._off_loop(lambda: self.chat.prompt_ids(messages, sys.maxsize))
         form = ChatForm(body.model, self.text, body.top is not None, told)
         return await self._answer(http, body, served, [prompt], form, strip=True)
 
     async def completion_route(self, http: HttpRequest) -> Response:
         body = await read(http, CompletionBody)
-        prompts = [self._ids(prompt) for prompt in body.prompts]  # before the text of ids is asked for
+        prompts = body.prompts
+        if not prompts:
+            raise ApiError(400, "there is no prompt", None, "prompt")
         if body.model == AUTO and len(prompts) > 1:
             raise ApiError(400, "auto picks one adapter for a request: send one prompt in each", None, "prompt")
-        first = body.prompts[0] if body.prompts else ""
-        served, told = self._who(http, body, first if isinstance(first, str) else self.text(first))
+        self.engine.check(len(prompts) * body.n)
+        for prompt in prompts:
+            characters, tokens = (len(prompt), 0) if isinstance(prompt, str) else (0, len(prompt))
+            self._check_size("prompt", characters, tokens)
+        ids = [await self._off_loop(partial(self._ids, prompt)) for prompt in prompts]
+        first = prompts[0]
+        served, told = await self._who(http, body, lambda: first if isinstance(first, str) else self.text(first))
         form = Form(body.model, self.text, body.top is not None, told)
-        return await self._answer(http, body, served, prompts, form, strip=False)
+        return await self._answer(http, body, served, ids, form, strip=False)
+
+    def _check_size(self, param: str, characters: int, tokens: int) -> None:
+        """Refuse what cannot have room, before it is looked at.
+
+        Args:
+            tokens: at least as many there are, whatever the characters say.
+
+        Raises:
+            ApiError: there is more than that.
+        """
+        if characters > self.max_characters or tokens > self.room:
+            size = f"{tokens} of the prompt alone" if tokens > self.room else f"not for {characters} characters"
+            raise ApiError(
+                400, f"this model has room for {self.room} tokens, {size}", "context_length_exceeded", param
+            )
+
+    async def _off_loop(self, work: Callable[[], T]) -> T:
+        """What some work gives that may take long, done while the event loop goes on."""
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
 
     def _ids(self, prompt: str | list[int]) -> list[int]:
         ids = list(self.chat.tokenizer(prompt).input_ids) if isinstance(prompt, str) else prompt
@@ -67,14 +107,20 @@ class Generation:
             raise ApiError(400, f"prompt: token ids lie between 0 and {self.vocabulary - 1}", None, "prompt")
         return ids
 
-    def _who(self, http: HttpRequest, body: Body, prompt: str) -> tuple[Served, dict[str, Any]]:
-        """Who answers, and what is told of how that was chosen."""
+    async def _who(
+        self, http: HttpRequest, body: Body, prompt: Callable[[], str]
+    ) -> tuple[Served, dict[str, Any]]:
+        """Who answers, and what is told of how that was chosen.
+
+        Args:
+            prompt: gives what a router picks by.
+        """
         http.scope["continual.model"] = "unknown"
         served = self.roster.chosen(body)
         told: dict[str, Any] = {}
         http.scope["continual.model"] = served.name if served.root != "mix" else "mix"
         if served.name == AUTO:
-            served, told = self.roster.pick(prompt)
+            served, told = await self._off_loop(lambda: self.roster.pick(prompt()))
         return served, told
 
     async def _answer(
@@ -95,8 +141,6 @@ class Generation:
                 requests.append(Request(prompt, limit, body.sampling, seed, **more))
                 stream = TextStream(self.text, body.stops, strip)
                 answers.append(Answer(len(answers), stream, self.chat.stop_ids))
-        if not requests:
-            raise ApiError(400, "there is no prompt", None, "prompt")
         work = Work(self.engine.submit(requests), answers, sum(map(len, prompts)), model, began, self.metrics)
         if body.stream:
             return Events(self.engine, work.job, self._chunks(work, form, body.stream_options.include_usage))

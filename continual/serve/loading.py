@@ -31,7 +31,7 @@ class Loading:
     async def load(self, http: Request) -> Response:
         self._permitted()
         body = await read(http, LoadBody)
-        folder = self._inside(body.lora_path)
+        folder = await asyncio.to_thread(self._inside, body.lora_path)
         async with self._one:
             try:
                 self.roster.check(proper(body.lora_name), again=body.load_inplace)

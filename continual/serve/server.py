@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ipaddress
 import json
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
+HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_.-]*[A-Za-z0-9_])?|[0-9A-Fa-f:]*:[0-9A-Fa-f:.]*")
+"""A name, an IPv4 address, or an IPv6 address without brackets."""
 
 
 @dataclass(frozen=True)
@@ -48,16 +52,49 @@ class Settings:
     """Bytes that the adapters may take."""
     only: str | None = None
     """The whole model to be served, where the run's models are whole ones."""
+    names: tuple[str, ...] = ()
+    """Further names under which clients may address the server."""
+
+    @property
+    def local(self) -> bool:
+        """Whether nothing but this machine reaches the server."""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def hosts(self) -> tuple[str, ...]:
+        """The only values of a `Host` header that are answered; empty where a key guards the server instead."""
+        if self.key is not None and not self.names:
+            return ()
+        return (*LOOPBACK, self.host.lower(), *(name.lower() for name in self.names))
+
+    def check(self) -> None:
+        """Raise a ContinualError where the settings would let in whoever comes."""
+        if self.key is not None and not self.key.strip():
+            raise ContinualError("--api-key: is empty, and would keep nobody out; give one, or leave the option out")
+        if self.key is None and not self.names and not self.local:
+            # Any page in a browser of that network could have its own name resolved to this address, and ask.
+            raise ContinualError(
+                f"--host {self.host}: other machines could use the server, and any web page through them; give "
+                "--api-key, or --allowed-host with the name that clients use"
+            )
+        wrong = next((name for name in self.names if not HOST.fullmatch(name)), None)
+        if wrong is not None:
+            raise ContinualError(f"--allowed-host: '{wrong}' is not a host's name or address (no scheme, no port)")
 
 
 def build(run_dir: Path, settings: Settings) -> App:
     """Load a run's models and put its server together.
 
     Raises:
-        ContinualError: something cannot be loaded; the models are whole ones and none is named; or the key is empty.
+        ContinualError: something cannot be loaded; the models are whole ones and none is named; or the settings
+            let in whoever comes.
     """
-    if settings.key is not None and not settings.key.strip():
-        raise ContinualError("--api-key: is empty, and would keep nobody out; give one, or leave the option out")
+    settings.check()
     known, called = Taught(run_dir, memory=settings.memory), BASE
     chat, start = known.chat, known.recipe.start
     if known.whole:
@@ -89,14 +126,7 @@ def build(run_dir: Path, settings: Settings) -> App:
         if known.routed:
             roster.offer_auto(load_router(run_dir), run_dir / FOLDER)
     generation = Generation(engine, roster, chat, min(known.room, decoder.batch_tokens), metrics)
-    open_to_all = settings.key is None and settings.host in LOOPBACK
-    return App(
-        run_dir,
-        generation,
-        allowed=settings.allowed,
-        key=settings.key,
-        hosts=LOOPBACK if open_to_all else (),
-    )
+    return App(run_dir, generation, allowed=settings.allowed, key=settings.key, hosts=settings.hosts)
 
 
 def whole(known: Taught, settings: Settings) -> str:
@@ -185,6 +215,6 @@ def serve(run_dir: Path, settings: Settings, console: Console) -> None:
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
-    if settings.key is None and settings.host not in LOOPBACK:
+    if settings.key is None and not settings.local:
         say("mind: without --api-key everyone who reaches this address can ask")
     Server(build(run_dir, settings), settings, say).run()

@@ -4,35 +4,59 @@ from __future__ import annotations
 
 import json
 import math
+import threading
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import ConfigDict, Field, model_validator
 
 from continual.runs import write_text
+from continual.serve.bodies import Bounded, ChatMessage, Name
 
 FILE = "votes.jsonl"
 Z = 1.959964
 """Of a normal distribution, for 95 %."""
 
 
-class Vote(BaseModel):
+MAX_PROMPT = 200_000
+"""Characters of what both models were asked, and of an answer."""
+Conversation = Annotated[list[ChatMessage], Field(max_length=2048, fail_fast=True)]
+
+
+AnswerText = Annotated[str, Field(max_length=MAX_PROMPT)]
+AnswerTexts = Annotated[list[AnswerText], Field(max_length=1024, fail_fast=True)]
+
+
+class Answers(Bounded):
+    """The answers of both models: a text, or one for each turn of a conversation."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    a: AnswerText | AnswerTexts = ""
+    b: AnswerText | AnswerTexts = ""
+
+
+class Vote(Bounded):
     """One comparison of two models."""
 
     model_config = ConfigDict(extra="forbid")
 
-    a: str
-    b: str
+    a: Name
+    b: Name
     winner: Literal["a", "b", "tie"]
-    prompt: str = Field("", max_length=20_000)
-    answers: dict[Literal["a", "b"], str] = {}
+    prompt: Conversation | Annotated[str, Field(max_length=MAX_PROMPT)] = ""
+    """What both were asked: a text, or the messages that both were sent, without their own answers."""
+    answers: Answers = Answers()
 
     @model_validator(mode="after")
     def _two(self) -> Vote:
         if self.a == self.b:
             raise ValueError("a and b must be two models")
+        turns = [] if isinstance(self.prompt, str) else self.prompt
+        if sum(len(turn.message.content) for turn in turns) > MAX_PROMPT:
+            raise ValueError(f"prompt: more than {MAX_PROMPT} characters")
         return self
 
 
@@ -41,6 +65,7 @@ class Votes:
 
     def __init__(self, folder: Path) -> None:
         self.file = folder / FILE
+        self._lock = threading.Lock()
 
     def _text(self) -> str:
         return self.file.read_text(encoding="utf-8") if self.file.exists() else ""
@@ -48,9 +73,12 @@ class Votes:
     def all(self) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self._text().split("\n") if line]
 
-    def add(self, vote: Vote) -> None:
+    def add(self, vote: Vote) -> dict[str, Any]:
+        """Store a vote; the results with it."""
         line = json.dumps({"time": round(time.time()), **vote.model_dump()}, ensure_ascii=False)
-        write_text(self.file, self._text() + line + "\n")
+        with self._lock:
+            write_text(self.file, self._text() + line + "\n")
+        return self.results()
 
     def results(self) -> dict[str, Any]:
         """How often each model won, over all and in each pair; a tie is half a win for both."""

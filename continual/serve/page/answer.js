@@ -8,8 +8,6 @@ export class Answer {
     this.box = document.getElementById(id);
     this.label = label;
     this.text = $(".text", this.box);
-    this.text.dataset.idle = "The answer comes here.";
-    this.box.classList.add("idle");
   }
 
   /** Put a name above, or with `blind` only which of the two it is. */
@@ -18,17 +16,22 @@ export class Answer {
     $("h3", this.box).replaceChildren(blind ? this.label : model);
   }
 
-  /** Ask, and show the answer as it is written; true if all of it came. */
-  async ask(prompt, blind, signal) {
+  /** Forget the last answer. */
+  clear() {
     this.box.className = "card answer";
-    this.box.setAttribute("aria-busy", "true");
     this.text.replaceChildren();
     $(".took", this.box).replaceChildren();
     this.choice = null;
     this.showChoice();
+  }
+
+  /** Ask the model a question, and show the answer as it is written; true if all of it came. */
+  async ask(question, blind, signal) {
+    this.clear();
+    this.box.setAttribute("aria-busy", "true");
     const began = performance.now();
     try {
-      this.said = await ask(this.model, prompt, {
+      const { answer, cut } = await ask({ model: this.model, ...question }, {
         signal,
         onChoice: (choice) => {
           this.choice = choice;
@@ -36,8 +39,9 @@ export class Answer {
         },
         onText: (text) => this.text.replaceChildren(text),
       });
+      this.said = answer;
       if (!this.said) this.text.replaceChildren(make("span", "soft", "(an empty answer)"));
-      this.took = `${((performance.now() - began) / 1000).toFixed(1)} s`;
+      this.took = `${((performance.now() - began) / 1000).toFixed(1)} s${cut ? ", cut at the longest length" : ""}`;
       if (!blind) this.showTime(); // how long it took could tell whose it is
       return true;
     } catch (error) {

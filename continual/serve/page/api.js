@@ -19,23 +19,27 @@ async function request(path, options = {}) {
 export const get = async (path) => (await request(path)).json();
 export const post = async (path, body) => (await request(path, { method: "POST", body: JSON.stringify(body) })).json();
 
-/** Ask a model; `onChoice` hears whom `auto` chose, `onText` each new piece of the answer. Gives the whole answer. */
-export async function ask(model, prompt, { signal, onChoice, onText }) {
-  const body = JSON.stringify({ model, messages: [{ role: "user", content: prompt }], temperature: 0, stream: true });
+/**
+ * Ask a model; `onChoice` hears whom `auto` chose, `onText` each new piece of the answer.
+ * Gives the whole answer, and whether the longest allowed length cut it.
+ */
+export async function ask(question, { signal, onChoice, onText }) {
+  const body = JSON.stringify({ ...question, stream: true });
   const reply = await request("v1/chat/completions", { method: "POST", body, signal });
-  let answer = "";
+  let answer = "", cut = false;
   for await (const data of events(reply.body)) {
     if (data === "[DONE]") break;
     const chunk = JSON.parse(data);
     if (chunk.error) throw new Error(chunk.error.message);
     if (chunk.continual) onChoice(chunk.continual);
-    const piece = chunk.choices[0]?.delta?.content;
-    if (piece) {
-      answer += piece;
+    const choice = chunk.choices[0];
+    cut ||= choice?.finish_reason === "length";
+    if (choice?.delta?.content) {
+      answer += choice.delta.content;
       onText(answer);
     }
   }
-  return answer;
+  return { answer, cut };
 }
 
 /** The data of each server-sent event. */
