@@ -23,7 +23,8 @@ def pearson(predictions: Sequence[float], answers: Sequence[float]) -> float:
     """Pearson's correlation, in [-1, 1]; 0 where one side never changes."""
     ours, theirs = _centred(predictions), _centred(answers)
     spread = math.sqrt(sum(one**2 for one in ours) * sum(one**2 for one in theirs))
-    return sum(one * other for one, other in zip(ours, theirs, strict=True)) / spread if spread else 0.0
+    covariance = sum(one * other for one, other in zip(ours, theirs, strict=True))
+    return max(-1.0, min(1.0, covariance / spread)) if spread else 0.0
 
 
 def _squares(counts: Counter[str]) -> int:
@@ -31,5 +32,10 @@ def _squares(counts: Counter[str]) -> int:
 
 
 def _centred(values: Sequence[float]) -> list[float]:
-    mean = math.fsum(values) / len(values)
-    return [value - mean for value in values]
+    if min(values) == max(values):
+        return [0.0] * len(values)  # their mean may differ from them by a rounding error
+    # Brought near 1 by a power of two, which rounds nothing: the square of 1e200 is no number.
+    exponent = math.frexp(max(values, key=abs))[1]
+    scaled = [math.ldexp(value, -exponent) for value in values]
+    mean = math.fsum(scaled) / len(scaled)
+    return [value - mean for value in scaled]

@@ -30,6 +30,12 @@ class Rendered:
     references: tuple[str, ...]
     key: int
     """A fixed hash of what is said, the same on every machine and wherever the row was read from."""
+    dialogue: str = ""
+
+    @property
+    def unit(self) -> int:
+        """The fixed hash by which splits and subsets are drawn: turns of a dialogue stay together."""
+        return derive("dialogue", self.dialogue) if self.dialogue else self.key
 
 
 class Renderer:
@@ -50,6 +56,8 @@ class Renderer:
         self.columns = {name: Wording(text, *above, "columns", name) for name, text in columns.items()}
         self.where = Wording(where, *above, "where") if where else None
         self.references = Wording(references, *above, "references") if references else None
+        dialogue = copy.get("dialogue") if local else metadata.get("dialogue")
+        self.dialogue = Wording(dialogue, *above, "dialogue") if dialogue else None
         texts = listed(copy["doc_to_text"]) if local and "doc_to_text" in copy else None
         target = copy.get("doc_to_target") if local else None
         self.texts = [Wording(text, "doc_to_text") for text in task.doc_to_text]
@@ -88,7 +96,15 @@ class Renderer:
             messages = (Message("user", self.texts[index].text(rendered.row)), *messages[1:])
         instruction = self.instructions[index] if self.instructions else ("", "")
         delimiter = self.task.target_delimiter
-        return Sample(self.task.task, messages, rendered.choices, rendered.references, delimiter, instruction)
+        return Sample(
+            self.task.task,
+            messages,
+            rendered.choices,
+            rendered.references,
+            delimiter,
+            instruction,
+            dialogue=rendered.dialogue,
+        )
 
     def _mapped(self, row: Row) -> Row:
         if not self.columns:
@@ -110,7 +126,8 @@ class Renderer:
         if self.references:
             answers = tuple(dict.fromkeys((answers[0], *self.references.texts(row))))
         key = derive("row", self.task.task, *(text for message in messages for text in message.texts))
-        return Rendered(row, messages, choices, answers, key)
+        dialogue = self.dialogue.text(row) if self.dialogue else ""
+        return Rendered(row, messages, choices, answers, key, dialogue)
 
     def _answers(self, target: Wording, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
         value = target.value(row)

@@ -58,6 +58,9 @@ class Sample:
     """What its template says before and behind the row's own words: a prompt that is too long keeps it."""
     tools: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
     """The functions that may be called, as JSON schemas, which the chat template writes into the prompt."""
+    # Not in the fingerprint of the rows: it changes none of their words.
+    dialogue: str = field(default="", repr=False)
+    """Names the dialogue of which this is a turn, where the data says so."""
 
     @property
     def prompt(self) -> tuple[Message, ...]:

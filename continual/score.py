@@ -5,8 +5,8 @@ only defined over a whole set (Matthews' and Pearson's correlation), which lie i
 """
 
 import math
-import re
 import statistics
+import string
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -15,17 +15,19 @@ from continual.errors import ContinualError
 from continual.overlap import bleu, code_literals, edit_similarity, rouge_l, sari, token_f1
 from continual.problems import did_you_mean
 from continual.sample import Sample
-from continual.statematch import dialogue_state, logical_form
-from continual.words import normalised
+from continual.statematch import joint_goal, logical_form, turn_state
+from continual.words import canonical, normalised, words
 
 RowScore = Callable[[str, Sample], float]
+RowScores = Callable[[Sequence[str], Sequence[Sample]], list[float]]
 SetScore = Callable[[Sequence[str], Sequence[Sample]], float]
 
 
 class Metric(NamedTuple):
     """How a task is scored."""
 
-    row: RowScore
+    rows: RowScores
+    """The score of each row, which may hang on the rows before it."""
     whole: SetScore | None
     """The score of all rows together, where it is not the mean of the rows."""
     source: str
@@ -43,7 +45,7 @@ def register_metric(name: str, row: RowScore, whole: SetScore | None = None, sou
     """
     if name in METRICS:
         raise ValueError(f"the metric '{name}' is already registered")
-    METRICS[name] = Metric(row, whole, source)
+    METRICS[name] = Metric(_each(row), whole, source)
 
 
 def row_scores(metric: str, predictions: Sequence[str], samples: Sequence[Sample]) -> list[float]:
@@ -53,8 +55,9 @@ def row_scores(metric: str, predictions: Sequence[str], samples: Sequence[Sample
         ContinualError: there is no such metric.
         ValueError: not as many predictions as samples.
     """
-    row = _metric(metric).row
-    return [row(prediction, sample) for prediction, sample in zip(predictions, samples, strict=True)]
+    if len(predictions) != len(samples):
+        raise ValueError(f"{len(predictions)} predictions for {len(samples)} samples")
+    return _metric(metric).rows(predictions, samples)
 
 
 def score(metric: str, predictions: Sequence[str], samples: Sequence[Sample]) -> float:
@@ -78,15 +81,26 @@ def _metric(name: str) -> Metric:
     return METRICS[name]
 
 
+def _each(row: RowScore) -> RowScores:
+    """Score each row by itself."""
+    return lambda predictions, samples: [
+        row(prediction, sample) for prediction, sample in zip(predictions, samples, strict=True)
+    ]
+
+
 def _any(same: Callable[[str], str]) -> RowScore:
     """1 where the prediction equals a reference, both brought to the same form."""
     return lambda prediction, sample: float(same(prediction) in {same(one) for one in sample.references})
 
 
+def _stripped(text: str) -> str:
+    return canonical(text.strip())
+
+
 def _letter(text: str) -> str:
     """The letter that stands alone at the beginning: of "B" and "(b) because", but not of "Because"."""
-    found = re.match(r"[\W_]*([A-Za-z])\b", text)
-    return found[1].upper() if found else ""
+    first = next((word for word in words(text) if word[0].isalnum()), "")
+    return first if first in string.ascii_lowercase else ""
 
 
 def _best(compare: Callable[[str, str], float]) -> RowScore:
@@ -99,8 +113,12 @@ def _sari(prediction: str, sample: Sample) -> float:
     return sari(sample.prompt[-1].content, prediction, sample.references)
 
 
+def _joint_goal(predictions: Sequence[str], samples: Sequence[Sample]) -> list[float]:
+    return joint_goal(predictions, [s.answer for s in samples], [s.dialogue for s in samples])
+
+
 def _answers(samples: Sequence[Sample]) -> list[str]:
-    return [sample.answer.strip() for sample in samples]
+    return [_stripped(sample.answer) for sample in samples]
 
 
 def _numbers(texts: Sequence[str]) -> list[float]:
@@ -116,7 +134,7 @@ def _numbers(texts: Sequence[str]) -> list[float]:
 
 
 _SQUAD = "Rajpurkar et al. 2016 (SQuAD); LAMOL's nEM and nF1"
-register_metric("acc", _any(str.strip), source="equal but for white space at the ends")
+register_metric("acc", _any(_stripped), source="equal but for white space at the ends")
 register_metric("acc_letter", _any(_letter), source="TRACE: the letter that begins an answer of ScienceQA")
 register_metric("exact_match", _any(normalised), source=_SQUAD)
 register_metric("f1", _best(token_f1), source=_SQUAD)
@@ -130,16 +148,17 @@ register_metric(
     source="TRACE: fuzz.ratio of Py150 lines with their literals filled in",
 )
 register_metric("lf_em", _best(logical_form), source="WikiSQL logical form, as in LAMOL")
-register_metric("dsem", _best(dialogue_state), source="WOZ turn state, as in decaNLP and LAMOL")
+METRICS["dsem"] = Metric(_joint_goal, None, "decaNLP's joint_goal_em, LAMOL's dsEM: WOZ goals up to a turn")
+register_metric("turn_state_em", _best(turn_state), source="WOZ: informed and requested slots of a turn")
 register_metric(
     "mcc",
-    _any(str.strip),
-    lambda texts, samples: matthews([text.strip() for text in texts], _answers(samples)),
+    _any(_stripped),
+    lambda texts, samples: matthews([_stripped(text) for text in texts], _answers(samples)),
     source="Gorodkin 2004; CoLA in GLUE",
 )
 register_metric(
     "pearson",
-    _any(str.strip),
+    _any(_stripped),
     lambda texts, samples: pearson(_numbers(texts), _numbers(_answers(samples))),
     source="STS-B in GLUE",
 )

@@ -1,12 +1,16 @@
-"""Answers that mean the same though they are not the same text: WOZ dialogue states and WikiSQL queries."""
+"""Answers that mean the same in other words: WOZ dialogue states and WikiSQL queries."""
 
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 
-_WHERE = re.compile(r"\s+where\s+")
-_AND = re.compile(r"\s+and\s+")
-_CONDITION = re.compile(r"(.+?)\s*([=<>])\s*(.*)", re.DOTALL)
-_SELECT = re.compile(r"select\s+(?:(max|min|count|sum|avg)\s+)?(.+?)\s+from\s+table", re.DOTALL)
+from continual.words import canonical
+
+_OPERATOR = re.compile(r"[=<>]")
+_CONDITION = re.compile(r"(.*?)\s*([=<>])\s*(.*)")
+_SELECT = re.compile(
+    r"select\s+(?:(max|min|count|sum|avg)\s+)?(.+?)\s+from\s+table(?:\s+where\s+(.*))?"
+)
 
 
 class State(NamedTuple):
@@ -24,28 +28,66 @@ class Query(NamedTuple):
     conditions: tuple[tuple[str, str, str], ...]
 
 
-def dialogue_state(prediction: str, reference: str) -> float:
-    """1 where both turns change the state in the same way, whatever the order of the slots.
+def joint_goal(
+    predictions: Sequence[str], references: Sequence[str], dialogues: Sequence[str]
+) -> list[float]:
+    """Score turns by the goals of their dialogues so far (``joint_goal_em`` of decaNLP).
 
-    The form is decaNLP's: ``food: thai, area: north; phone, address``; ``None`` changes nothing. A turn
-    counts only if what it informs and what it asks for are both right. LAMOL's dsEM, over turns.
+    LAMOL's table has it as dsEM. A turn counts 1 where all slots informed up to it are right; what
+    it asks for does not count. As in decaNLP, an answer that is no state changes nothing, nor does
+    a slot without a value.
+
+    Args:
+        predictions: in the order of the turns.
+        dialogues: of each turn; one without a name is a dialogue of its own.
+    """
+    goals: dict[str | int, tuple[dict[str, str], dict[str, str]]] = {}
+    scores = []
+    turns = enumerate(zip(predictions, references, dialogues, strict=True))
+    for number, (prediction, reference, dialogue) in turns:
+        ours, theirs = goals.setdefault(dialogue or number, ({}, {}))
+        ours.update(_informed(prediction))
+        theirs.update(_informed(reference))
+        scores.append(float(ours == theirs))
+    return scores
+
+
+def turn_state(prediction: str, reference: str) -> float:
+    """1 where a turn informs and asks for what the reference does, in any order of the slots.
+
+    The form is decaNLP's: ``food: thai, area: north; phone, address``; ``None`` changes nothing.
     """
     ours = _state(prediction)
     return float(ours is not None and ours == _state(reference))
 
 
 def logical_form(prediction: str, reference: str) -> float:
-    """1 where both queries have the same aggregate, column and conditions (WikiSQL's logical form).
+    """1 where both queries have the same aggregate, column and conditions (WikiSQL's).
 
-    Conditions keep their order, case does not count, nor do spaces in values, as in LAMOL. LAMOL also
-    moves a column name to the nearest one of the table; here it must be written as in the reference.
+    Conditions keep their order, case does not count, nor do spaces in values, as in LAMOL. LAMOL
+    also moves a column name to the nearest one of the table; here it must be written as in the
+    reference. Column names may hold ``and``, ``where`` and operators: no table is at hand to tell
+    them apart, but equal queries are equal.
     """
-    ours = _query(prediction)
-    return float(ours is not None and ours == _query(reference))
+    ours, theirs = _plain(prediction), _plain(reference)
+    query = _query(ours)
+    return float(ours == theirs or (query is not None and query == _query(theirs)))
+
+
+def _plain(text: str) -> str:
+    return " ".join(canonical(text.lower()).split())
+
+
+def _informed(text: str) -> dict[str, str]:
+    informed, semicolon, asked = _plain(text).partition(";")
+    if not semicolon or ";" in asked:
+        return {}
+    pairs = (pair.split(":") for pair in informed.split(","))
+    return {pair[0].strip(): pair[1].strip() for pair in pairs if len(pair) == 2}
 
 
 def _state(text: str) -> State | None:
-    text = " ".join(text.lower().split())
+    text = _plain(text)
     if text in ("", ";", "none"):
         return State({}, frozenset())
     if text.count(";") != 1:
@@ -61,25 +103,25 @@ def _state(text: str) -> State | None:
 
 
 def _query(text: str) -> Query | None:
-    head, *rest = _WHERE.split(text.strip().lower(), maxsplit=1)
-    selected = _SELECT.fullmatch(head)
+    selected = _SELECT.fullmatch(text)
     if selected is None:
         return None
+    aggregate, column, where = selected.groups()
     conditions = []
-    for part in _conditions(rest[0]) if rest else []:
+    for part in _conditions(where) if where is not None else []:
         condition = _CONDITION.fullmatch(part)
         if condition is None:
             return None
-        column, operator, value = condition.groups()
-        conditions.append((" ".join(column.split()), operator, re.sub(r"\s", "", value)))
-    return Query(selected[1] or "", " ".join(selected[2].split()), tuple(conditions))
+        name, operator, value = condition.groups()
+        conditions.append((name, operator, value.replace(" ", "")))
+    return Query(aggregate or "", column, tuple(conditions))
 
 
 def _conditions(text: str) -> list[str]:
-    """The conditions of a query; an ``and`` inside a value does not start a new one."""
+    """Split a where clause; an ``and`` inside a name or a value does not start a condition."""
     parts: list[str] = []
-    for part in _AND.split(text):
-        if parts and not re.search(r"[=<>]", part):
+    for part in text.split(" and "):
+        if parts and not (_OPERATOR.search(part) and _OPERATOR.search(parts[-1])):
             parts[-1] += f" and {part}"
         else:
             parts.append(part)

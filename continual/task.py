@@ -43,14 +43,15 @@ class Task(TaskFile):
             seed: chooses the wording of each training row; dev and test rows keep theirs.
             data_root: a folder of local copies (see ``metadata.local``); left out, the environment variable
                 CONTINUAL_DATA names it.
-            limit: at most so many rows, those with the smallest hash: the same for every seed.
+            limit: at most so many rows, those with the smallest hash: the same for every seed. Of
+                dialogues as many as fit, and the first turns of one more.
 
         Raises:
             ContinualError: the data is not there, or does not fit the templates.
         """
         renderer, rendered = self._rows(split, data_root)
         if limit is not None and limit < len(rendered):
-            kept = sorted(range(len(rendered)), key=lambda index: rendered[index].key)[:limit]
+            kept = sorted(range(len(rendered)), key=lambda index: rendered[index].unit)[:limit]
             rendered = [rendered[index] for index in sorted(kept)]
         stream = seed if split == "train" else "fixed"
         return [renderer.sample(one, derive(stream, self.task, one.key)) for one in rendered]
@@ -78,9 +79,9 @@ class Task(TaskFile):
             rendered = list(first.values())
         if not self._dev_is_apart(data_root):
             # Rows that say the same share a key, so that no row of dev is also in train.
-            keys = sorted({one.key for one in rendered})
-            held_out = set(keys[: max(1, len(keys) // 10)])
-            rendered = [one for one in rendered if (one.key in held_out) == (split == "dev")]
+            units = sorted({one.unit for one in rendered})
+            held_out = set(units[: max(1, len(units) // 10)])
+            rendered = [one for one in rendered if (one.unit in held_out) == (split == "dev")]
         if not rendered:
             raise ContinualError(f"{self.at('dataset_path')}: dataset_path: no row is left for {split}")
         return renderer, rendered

@@ -103,6 +103,8 @@ class Local(TypedDict, total=False):
     """As ``doc_to_target``, for the copy."""
     references: str
     """As ``metadata.references``, for the copy."""
+    dialogue: str
+    """As ``metadata.dialogue``, for the copy."""
     where: str
     """As ``metadata.where``, for the copy."""
 
@@ -119,6 +121,8 @@ class Metadata(TypedDict, total=False):
     """All answers there are, for a generate_until task that has no ``doc_to_choice``."""
     references: str
     """A list column, or a template that renders a list: every answer that counts as right."""
+    dialogue: str
+    """A column or template that names the dialogue of which a row is a turn: dsem goes by dialogues."""
     where: str
     """A template that renders True for the rows to keep, e.g. to leave out rows without a label."""
     explode: str
@@ -247,7 +251,7 @@ class TaskFile(BaseModel):
         ]
         plain: dict[str, Any] = {**metadata}
         local: dict[str, Any] = plain.get("local", {})
-        for key in ("where", "references", "doc_to_target"):
+        for key in ("where", "references", "dialogue", "doc_to_target"):
             problems += _template(plain.get(key), key)
             problems += _template(local.get(key), "local", key)
         problems += _wordings(listed(local.get("doc_to_text", ())), "local", "doc_to_text")

@@ -1,3 +1,5 @@
+from random import Random
+
 import pytest
 
 from continual.errors import ContinualError
@@ -5,8 +7,9 @@ from continual.sample import Message, Sample
 from continual.score import METRICS, register_metric, row_scores, score
 
 
-def sample(*references: str, prompt: str = "?") -> Sample:
-    return Sample("t", (Message("user", prompt), Message("assistant", references[0])), (), references)
+def sample(*references: str, prompt: str = "?", dialogue: str = "") -> Sample:
+    messages = (Message("user", prompt), Message("assistant", references[0]))
+    return Sample("t", messages, (), references, dialogue=dialogue)
 
 
 def one(metric: str, prediction: str, *references: str, prompt: str = "?") -> float:
@@ -27,6 +30,8 @@ def one(metric: str, prediction: str, *references: str, prompt: str = "?") -> fl
         # The word begins with the letter but does not stand for it.
         ("acc_letter", "Because A", ["B"], 0),
         ("acc_letter", "", ["B"], 0),
+        ("acc_letter", "B因为鸟有翅膀", ["B"], 1),
+        ("acc_letter", "B\u0301", ["B"], 0),
         ("exact_match", "The Cat.", ["a cat"], 1),
         ("exact_match", "cats", ["cat"], 0),
         ("exact_match", "no", ["yes", "No!"], 1),
@@ -48,6 +53,22 @@ def one(metric: str, prediction: str, *references: str, prompt: str = "?") -> fl
         ("rouge_l", "the gunman kill police", ["police killed the gunman"], 0.5),
         ("rouge_l", "", ["a b"], 0),
         ("rouge_l", "她回家", ["她要回家"], 6 / 7),
+        # Two Hindi words that share a letter but not its vowel sign.
+        ("rouge_l", "की", ["का"], 0),
+        ("rouge_l", "नमस्ते दुनिया", ["नमस्ते भारत"], 0.5),
+        ("rouge_l", "😀", ["😀"], 1),
+        ("rouge_l", "so good 😀", ["so good 😢"], 2 / 3),
+        ("rouge_l", "5 € !", ["5 €"], 1),
+        ("f1", "की", ["का"], 0),
+        # 4 shared of 5 and 5 Thai letters, with their marks: ส วั ส ดี ค.
+        ("f1", "สวัสดีค", ["สวัสดีก"], 0.8),
+        # The same word in two encodings, composed and decomposed.
+        ("rouge_l", "caf\u00e9", ["cafe\u0301"], 1),
+        ("exact_match", "caf\u00e9", ["cafe\u0301"], 1),
+        ("acc", "caf\u00e9", ["cafe\u0301"], 1),
+        ("acc", "cafe", ["cafe\u0301"], 0),
+        # No English article: a letter with a mark that has no composed form.
+        ("exact_match", "a\u0336 dog", ["dog"], 0),
         # Levenshtein.ratio("kitten", "sitting"): 4 in common, 2 * 4 / 13.
         ("edit_similarity", "kitten", ["sitting"], 8 / 13),
         ("edit_similarity", "", ["abc"], 0),
@@ -61,15 +82,26 @@ def one(metric: str, prediction: str, *references: str, prompt: str = "?") -> fl
         # As long as it goes, but 3 tokens for 6.
         ("bleu", "the cat sat", ["the cat sat on the mat"], 2.718281828**-1),
         ("bleu", "我在家", ["我在家"], 1),
-        ("dsem", "area: north, food: thai; address, phone", ["food: thai, area: north; phone, address"], 1),
-        ("dsem", "food: Thai ;", ["food: thai;"], 1),
-        ("dsem", "food: thai; phone", ["food: thai;"], 0),
-        ("dsem", "None", ["None"], 1),
-        ("dsem", ";", ["None"], 1),
-        ("dsem", "food thai;", ["None"], 0),
+        ("turn_state_em", "area: north, food: thai; address, phone", ["food: thai, area: north; phone, address"], 1),
+        ("turn_state_em", "food: Thai ;", ["food: thai;"], 1),
+        # All that is informed is right, but something else is asked for.
+        ("turn_state_em", "food: thai; phone", ["food: thai;"], 0),
+        ("turn_state_em", "None", ["None"], 1),
+        ("turn_state_em", ";", ["None"], 1),
+        ("turn_state_em", "food thai;", ["None"], 0),
         # No semicolon: not a state, and not the empty state either.
-        ("dsem", "food: thai", ["None"], 0),
-        ("dsem", "nothing to do", ["None"], 0),
+        ("turn_state_em", "food: thai", ["None"], 0),
+        ("turn_state_em", "nothing to do", ["None"], 0),
+        # decaNLP's joint_goal_em, of a dialogue of one turn: what is asked for does not count,
+        ("dsem", "food: thai; phone", ["food: thai;"], 1),
+        ("dsem", "area: north, food: Thai;", ["food: thai, area: north; phone"], 1),
+        ("dsem", "food: thai;", ["food: thai, area: north;"], 0),
+        ("dsem", "food: thai, area: north;", ["food: thai;"], 0),
+        # and what is no state changes nothing.
+        ("dsem", "food thai;", ["None"], 1),
+        ("dsem", "food: thai", ["None"], 1),
+        ("dsem", "food: thai", ["food: thai;"], 0),
+        ("dsem", "; phone; address", ["; phone"], 1),
         (
             "lf_em",
             "select team from table where player = ANN lee",
@@ -78,6 +110,26 @@ def one(metric: str, prediction: str, *references: str, prompt: str = "?") -> fl
         ),
         ("lf_em", "SELECT COUNT Team FROM table", ["SELECT Team FROM table"], 0),
         ("lf_em", "SELECT Team FROM table WHERE Age > 3", ["SELECT Team FROM table WHERE Age < 3"], 0),
+        (
+            "lf_em",
+            "SELECT COUNT player FROM table WHERE team  AND year = 19 98",
+            ["select count player from table where team and year = 1998"],
+            1,
+        ),
+        (
+            "lf_em",
+            "select count player from table where team = 1998",
+            ["select count player from table where team and year = 1998"],
+            0,
+        ),
+        (
+            "lf_em",
+            "select where from table where b = 1",
+            ["select Where from table where b = 1"],
+            1,
+        ),
+        ("lf_em", "select a from table where b = 12", ["select a from table where b = 1 2"], 1),
+        ("lf_em", "select a from table where b = 12", ["select a from table where b = 13"], 0),
         (
             "lf_em",
             "SELECT Team FROM table WHERE A = b and c AND D = e",
@@ -93,6 +145,47 @@ def test_row_score_is_what_is_computed_by_hand(
     metric: str, prediction: str, references: list[str], expected: float
 ) -> None:
     assert one(metric, prediction, *references) == pytest.approx(expected)
+
+
+def test_dsem_is_of_all_that_was_informed_so_far_in_a_dialogue() -> None:
+    turns = [
+        # dialogue, reference, prediction, whether the goals so far are right
+        ("1", "food: thai;", "food: thai;", 1),
+        ("1", "area: north; phone", "area: south;", 0),
+        ("1", "; address", "None", 0),  # right for the turn, but the area is still wrong
+        ("2", "food: dutch;", "; phone", 0),
+        ("1", "area: east;", "area: east; postcode", 1),  # corrected by both
+        ("2", "None", "food: dutch;", 1),  # said a turn late, and from then on right
+        ("", "food: thai;", "None", 0),
+        ("", "None", "None", 1),  # no dialogue is named: one of its own
+    ]
+    gold = [sample(reference, dialogue=dialogue) for dialogue, reference, _, _ in turns]
+    predictions = [prediction for _, _, prediction, _ in turns]
+    assert row_scores("dsem", predictions, gold) == [right for *_, right in turns]
+    assert score("dsem", predictions, gold) == 4 / 8
+    assert row_scores("turn_state_em", predictions, gold) == [1, 0, 0, 0, 0, 0, 0, 1]
+
+
+WORDS = ["player", "team", "and", "where", "from", "count", "max", "year (a.d.)", "=", "<", "no. > 3", "की", "9"]
+
+
+def query(random: Random) -> str:
+    """A query of WikiSQL's form whose columns and values hold its own words."""
+    def name() -> str:
+        return " ".join(random.choices(WORDS, k=random.randint(1, 4)))
+
+    head = f"SELECT {random.choice(['', 'COUNT ', 'MAX '])}{name()} FROM table"
+    conditions = [f"{name()} {random.choice('=<>')} {name()}" for _ in range(random.randrange(4))]
+    return head + (" WHERE " + " AND ".join(conditions) if conditions else "")
+
+
+def test_any_query_is_equal_to_itself() -> None:
+    random = Random(0)
+    for _ in range(2000):
+        text = query(random)
+        assert one("lf_em", text, text) == 1, text
+        assert one("lf_em", text.upper().replace(" ", "  "), text) == 1, text
+        assert one("lf_em", text.replace(" FROM table", "s FROM table", 1), text) == 0, text
 
 
 def test_sari_is_that_of_the_published_example() -> None:
@@ -135,6 +228,19 @@ def test_pearson_is_the_correlation_of_the_whole_set() -> None:
     assert score("pearson", ["3", "2", "1"], gold) == pytest.approx(-1)
     assert score("pearson", ["5", "5", "5"], gold) == 0
     assert score("pearson", ["", "2", "4"], gold) == pytest.approx(1), "an answer that is no number is 0"
+    assert score("pearson", ["nan", "2", "inf"], gold) == pytest.approx(0)
+
+
+def test_pearson_bears_huge_tiny_and_equal_numbers() -> None:
+    gold = [sample(text) for text in ("1", "2", "4")]
+    exact = score("pearson", ["1", "3", "2"], gold)
+    for power in ("e200", "e-200"):
+        assert score("pearson", [f"{n}{power}" for n in (1, 3, 2)], gold) == pytest.approx(exact)
+    # One answer of an untaught model may be beyond all bounds: the others then weigh nothing.
+    assert score("pearson", ["1", "2", "1e308"], gold) == pytest.approx(5 / 28**0.5)
+    assert score("pearson", ["0.1"] * 3, gold) == 0
+    third = [sample(text) for text in ("0.1", "0.7", "0.3")]
+    assert score("pearson", ["0.1", "0.7", "0.3"], third) <= 1
 
 
 def test_score_is_the_mean_of_the_rows() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from continual.errors import ContinualError
+from continual.sample import Sample
 from continual.task import Task, find_task, list_tasks, read_task
 
 REVIEWS = [{"text": f"film number {n}", "label": n % 2, "choices": ["bad", "good"], "score": n} for n in range(200)]
@@ -266,6 +267,27 @@ def test_dev_is_a_tenth_of_train_and_shares_no_text_with_it(tmp_path: Path) -> N
     train, dev = prompts(task), prompts(task, "dev")
     assert (len(train), len(dev)) == (360, 40)
     assert not set(train) & set(dev)
+
+
+def test_turns_of_a_dialogue_stay_together(tmp_path: Path) -> None:
+    turns = [(turn, name) for name in range(40) for turn in range(5)]
+    rows = [{"text": f"turn {turn} of {name}", "state": "None", "name": name} for turn, name in turns]
+    keys = 'doc_to_text: text\ndoc_to_target: state\nmetric_list: [{metric: dsem}]\nmetadata: {dialogue: name}\n'
+    task = read_task(make(tmp_path, HEAD + keys, rows))
+
+    def dialogues(samples: list[Sample]) -> Counter[str]:
+        return Counter(sample.dialogue for sample in samples)
+
+    train, dev = dialogues(task.samples("train")), dialogues(task.samples("dev"))
+    assert set(train.values()) == set(dev.values()) == {5}
+    assert (len(train), len(dev)) == (36, 4)
+    # Two whole dialogues, and the first turns of a third.
+    some = task.samples("test", limit=13)
+    assert sorted(dialogues(some).values()) == [3, 5, 5]
+    whole = task.samples("test")
+    assert [one for one in whole if one in some] == some
+    cut = next(name for name, turns in dialogues(some).items() if turns == 3)
+    assert [one for one in some if one.dialogue == cut] == [one for one in whole if one.dialogue == cut][:3]
 
 
 def test_dev_and_limit_do_not_depend_on_the_order_of_rows_or_on_the_seed(tmp_path: Path) -> None:
