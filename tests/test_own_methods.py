@@ -13,6 +13,7 @@ from test_resume import Killed, matrices
 
 from continual import runs
 from continual.learn import CausalLMTemplate, Hyperparameters
+from continual.methods.apart import ApartPlugin
 from continual.methods.magmax import MagMaxPlugin
 from continual.methods.osf import OSFPlugin, Subspace
 from continual.methods.slao import SLAOPlugin, orthonormal
@@ -83,8 +84,21 @@ def test_magmax_by_hand(scale: float, by_hand: list[float]) -> None:
     torch.testing.assert_close(got["w"], torch.tensor(by_hand))
 
 
-@pytest.mark.parametrize("method", ["slao", "magmax"])
-def test_the_next_task_starts_from_the_finetuned_weights_and_the_merged_ones_come_out(method: str) -> None:
+ROOT = math.sqrt(0.5)
+
+
+@pytest.mark.parametrize(
+    ("plugin", "after_first", "after_second"),
+    [
+        (SLAOPlugin(), [4, 1], [4 - ROOT, 1 + 4 * ROOT]),
+        (MagMaxPlugin(1), [4, 1], [4, 5]),
+        # Half of tau, after the first task as well: R[1][1] and BWT are of one and the same model.
+        (MagMaxPlugin(0.5), [2, 0.5], [2, 2.5]),
+    ],
+)
+def test_the_next_task_starts_from_the_finetuned_weights_and_the_merged_ones_come_out(
+    plugin: ApartPlugin, after_first: list[float], after_second: list[float]
+) -> None:
     class Strategy:
         class experience:
             current_experience = 0
@@ -98,12 +112,11 @@ def test_the_next_task_starts_from_the_finetuned_weights_and_the_merged_ones_com
         with torch.no_grad():
             Strategy.lm.weight.copy_(torch.tensor([values]))
 
-    plugin = SLAOPlugin() if method == "slao" else MagMaxPlugin(1)
     learn(0, 0)  # the untaught model
     for number, (begun, learnt, merged) in enumerate(
         [
-            ([0, 0], [4, 1], [4, 1]),
-            ([4, 1], [3, 5], [4 - math.sqrt(0.5), 1 + 4 * math.sqrt(0.5)] if method == "slao" else [4, 5]),
+            ([0, 0], [4, 1], after_first),
+            ([4, 1], [3, 5], after_second),
             ([3, 5], [3, 5], None),
         ]
     ):
