@@ -166,6 +166,28 @@ def test_real_rows_are_stored_once_and_the_same_ones_come_back() -> None:
     assert [s.messages for s in ten[:4]] == [s.messages for s in four]
 
 
+def test_a_stored_row_is_encoded_as_when_it_was_first_learned(tmp_path: Path) -> None:
+    chat = Chat(tiny.tokenizer())
+    tool = {"type": "function", "function": {"name": "add", "parameters": {}}}
+    fixed = ("say what it is: ", "\nis it good or bad?")
+
+    def row(n: int, **known: Any) -> Sample:
+        turns = [Message("user", f"{fixed[0]}{'the dog sees cat ' * n}{fixed[1]}"), Message("assistant", "good")]
+        return Sample("t", tuple(turns * (1 + n % 3)), ("good", "bad"), ("good",), **known)
+
+    rows = [row(n, instruction=fixed, delimiter="\n" if n % 2 else " ", tools=(tool,) * (n % 2)) for n in range(40)]
+    rows += [row(n) for n in range(20)]
+    text.save(tmp_path / "r.jsonl", RealWriter({"t": rows}, seed=0).write(None, {"t": 60}, seed=1)["t"])
+    back = text.kept("t", text.load(tmp_path / "r.jsonl"), ("good", "bad"), " ")
+    whole = {(one.messages, one.instruction): one for one in rows}
+    assert len(back) == 60
+    for one in back:
+        first = whole[one.messages, one.instruction]
+        assert chat.encode(one, 60) == chat.encode(first, 60)
+        assert one == first
+    assert sum(chat.encode(one, 60).truncated for one in back) > 20
+
+
 def test_text_survives_the_disk_even_with_unicode_line_breaks(tmp_path: Path) -> None:
     samples = [text.Written((Message("user", "a\u2028b\x85c"), Message("assistant", "早安")), "raw\n", None, 3)]
     text.save(tmp_path / "r.jsonl", samples)

@@ -14,7 +14,7 @@ from continual.rehearse.check import BEFORE_ASKING, Draft, Page, rejection
 from continual.rehearse.frame import Frame
 from continual.rehearse.shape import Shape
 from continual.rehearse.teacher import Newest, Teachers, Weights, wearing
-from continual.rehearse.text import SURPLUS, Written
+from continual.rehearse.text import SURPLUS, Stored, Written
 from continual.sample import Message, Sample
 from continual.sampling import Sampling
 from continual.seeds import derive
@@ -257,4 +257,8 @@ class RealWriter:
     def _rows(self, task: str, wanted: int) -> list[Written]:
         rows = self.memory[task]
         picked = np.random.default_rng(derive(self.seed, task, "memory")).permutation(len(rows))[:wanted]
-        return [Written(rows[i].messages, "", None, 0) for i in picked]
+        return [_stored(rows[i]) for i in picked]
+
+
+def _stored(row: Sample) -> Written:
+    return Written(row.messages, "", None, 0, Stored(row.delimiter, row.instruction, row.tools))
