@@ -30,7 +30,7 @@ class Exam:
     max_new_tokens: int
     until: tuple[str, ...]
     choices: Sequence[list[list[int]]] | None
-    """Ids of every choice, where the task is scored by log-likelihood; else None."""
+    """Ids of every choice and of its end, where the task is scored by log-likelihood; else None."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,9 @@ def prepare(
     choices = None
     room = max_length - max_new_tokens
     if multiple_choice:
-        choices = [[chat.answer_ids(choice, s.delimiter) for choice in s.choices] for s in samples]
+        # With what ends an answer, as it was taught: without it, a choice never loses to a longer one that begins
+        # with it.
+        choices = [[[*chat.answer_ids(choice, s.delimiter), chat.end_id] for choice in s.choices] for s in samples]
         room = max_length - max(len(ids) for row in choices for ids in row)
     prompts = [chat.prompt_ids(sample.prompt, room, sample.instruction) for sample in samples]
     return Exam(task, metric, samples, prompts, max_new_tokens, tuple(until), choices)

@@ -1,6 +1,7 @@
 """Exams: what is asked, how answers are read, what is written down."""
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -55,14 +56,14 @@ class Says:
 
 def test_choices_are_picked_by_their_likelihood_not_by_what_is_written() -> None:
     chat, model = Chat(tiny.tokenizer()), shaken()
-    choices = ("red dog", "big cat", "good", "a bad cat", "blue")
+    choices = ("red dog", "red", "big cat", "big", "good", "a bad cat", "blue")
     questions = ("dog", "cat", "what is it", "small bad", "likes", "what colour", "say it")
     samples = [sample(question, "red", choices) for question in questions]
     result = take(exam(chat, samples, multiple_choice=True), model, chat, 512)
     for one, predicted in zip(samples, result.predictions, strict=True):
         prompt, told = chat.prompt_ids(one.prompt, 64), []
         for choice in choices:
-            ids = torch.tensor([prompt + chat.answer_ids(choice)])
+            ids = torch.tensor([[*prompt, *chat.answer_ids(choice), chat.end_id]])
             with torch.no_grad():
                 log = model(input_ids=ids).logits[0].log_softmax(-1)
             told.append(sum(float(log[i - 1, ids[0, i]]) for i in range(len(prompt), ids.shape[1])))
@@ -103,6 +104,29 @@ def test_an_answer_ends_at_the_first_of_its_stop_texts(until: tuple[str, ...], l
     assert cut(" a b; c\nd ", until) == left
 
 
+def test_a_choice_loses_to_a_likelier_one_that_begins_with_it() -> None:
+    """A model that says "red" in nine of ten answers, and then goes on to "red dog" in two thirds of them."""
+    chat = Chat(tiny.tokenizer())
+    choices = ("red", "red dog", "blue")
+    chances = {"red": 0.3, "red dog": 0.6, "blue": 0.1}
+
+    class Counts(Says):
+        def choice_logprobs(self, prompts: Any, answers: list[list[list[int]]]) -> list[list[float]]:
+            # A beginning is as likely as all that begin with it; only with its end is it an answer by itself.
+            said = {chat.text([*chat.answer_ids(one), chat.end_id]): chance for one, chance in chances.items()}
+            texts = [[chat.text(ids) for ids in row] for row in answers]
+
+            def chance(text: str) -> float:
+                return sum(p for answer, p in said.items() if answer.startswith(text))
+
+            return [[math.log(chance(text)) for text in row] for row in texts]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "Decoder", Counts)
+        picked = take(exam(chat, [sample("what", "red dog", choices)], multiple_choice=True), None, chat, 512)
+    assert picked.predictions == ["red dog"]
+
+
 def test_too_long_a_prompt_loses_its_middle_and_leaves_room_for_the_answer() -> None:
     chat = Chat(tiny.tokenizer())
     long, short = sample("dog " * 80 + "cat", "red"), sample("cow", "red")
@@ -116,7 +140,7 @@ def test_too_long_a_prompt_loses_its_middle_and_leaves_room_for_the_answer() -> 
     choices = ("red", "blue dog likes small cat")
     longest = max(len(chat.answer_ids(choice)) for choice in choices)
     picked = exam(chat, [replace(long, choices=choices)], max_length=30, multiple_choice=True).prompts
-    assert len(picked[0]) == 30 - longest
+    assert len(picked[0]) == 30 - longest - len([chat.end_id])
 
 
 def test_predictions_are_written_a_line_each(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
