@@ -1,8 +1,12 @@
 """Frames, near-duplicates, self-consistency, likelihood, cues by label, surprise, shares."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tiny
+import yaml
 from pydantic import ValidationError
 
 from continual.chat import Chat
@@ -13,6 +17,8 @@ from continual.rehearse.cues import Cues
 from continual.rehearse.frame import Frame, frame_of, wrong_task
 from continual.rehearse.minhash import resemblance, shingles, signature
 from continual.sample import Message, Sample
+from continual.task import read_task
+from continual.wording import Wording
 
 
 def asked(question: str, answer: str = "yes") -> tuple[Message, ...]:
@@ -26,15 +32,62 @@ def rows(*questions: str) -> list[Sample]:
 END = "is this review negative or positive?"
 
 
-def test_a_frame_is_what_all_prompts_begin_and_end_with() -> None:
-    assert frame_of(rows(f"a film\n{END}", f"the fill\n{END}")) == Frame("", END)
-    assert frame_of(rows("Sort it: abc", "Sort it: abd")) == Frame("Sort it:", "")
-    assert not frame_of(rows("what?", "who sees it?")).telling
+def worded(*templates: str) -> list[Sample]:
+    """Rows of a task with these wordings."""
+    fixed = [Wording(template).fixed for template in templates]
+    return [Sample("t", asked("?"), instruction=one) for one in fixed]
+
+
+def test_a_frame_is_what_all_wordings_begin_and_end_with() -> None:
+    assert frame_of(worded(f"{{{{ text }}}}\n{END}")) == Frame("", END)
+    assert frame_of(worded("Sort it: {{ text }}", "Sort it: {{ text }}\nNow:")) == Frame("Sort it:", "")
+    assert not frame_of(worded("{{ text }} what?", "{{ text }} who sees it?")).telling
 
 
 def test_words_are_not_cut_by_a_frame() -> None:
     # "bad" and "sad" end alike, "say" and "sad" begin alike: neither letter belongs to a frame.
-    assert frame_of(rows("say bad", "sad sad")) == Frame("", "")
+    assert frame_of(worded("say {{ text }} bad", "sad {{ text }} sad")) == Frame("", "")
+    # A column that stands close to a word makes one word with it.
+    assert frame_of(worded("Text of{{ a }}pages. Why?")) == Frame("Text", "Why?")
+
+
+DOCUMENT = "The harbour was built in 1887 by the town. It has two piers and a light. "
+
+
+@pytest.mark.parametrize(
+    ("template", "rows", "frame"),
+    [
+        # Three questions about one document, before or behind it.
+        ("{{ document }}\n{{ question }}", 3, Frame("", "")),
+        ("{{ question }}\n{{ document }}", 3, Frame("", "")),
+        ("Read this: {{ document }}\n{{ question }}\nIn one word:", 3, Frame("Read this:", "In one word:")),
+        # One row alone, the same prompt in all rows, and a column of the same words.
+        ("Read this text: {{ document }} {{ question }}", 1, Frame("Read this text:", "")),
+        ("{{ document }}", 3, Frame("", "")),
+        ("document", 3, Frame("", "")),
+        ("{{ instruction }}\n{{ question }}", 3, Frame("", "")),
+        # Words that a condition adds to some rows are not in every prompt.
+        ("{% if document %}Here is {{ document }}{% endif %} What now?", 2, Frame("", "What now?")),
+    ],
+)
+def test_a_frame_holds_no_words_of_the_rows(tmp_path: Path, template: str, rows: int, frame: Frame) -> None:
+    keys = {"doc_to_text": template, "doc_to_target": "answer", "test_split": "test"}
+    data = {"train": "rows.jsonl", "test": "rows.jsonl"}
+    task = {"task": "docs", "dataset_path": "json", "dataset_kwargs": {"data_files": data}, **keys}
+    (tmp_path / "docs.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
+    lines = [
+        {"document": DOCUMENT, "question": f"Question {n}?", "answer": f"a{n}", "instruction": "Answer the question."}
+        for n in range(rows)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    samples = read_task(tmp_path / "docs.yaml").samples("test")
+    found = frame_of(samples)
+    assert found == frame
+    assert all(found.holds(sample.messages) for sample in samples)
+
+
+def test_a_frame_holds_no_words_of_a_conversation() -> None:
+    assert frame_of(rows(DOCUMENT + "When?", DOCUMENT + "By whom?")) == Frame("", "")
 
 
 FRAMES = {"sst": Frame("", END), "srl": Frame("", "")}

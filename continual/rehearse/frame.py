@@ -1,13 +1,15 @@
-"""What every prompt of a task begins and ends with: its instruction, by which a sample of another task is told."""
+"""What every prompt of a task begins and ends with: its instruction, which tells its samples from other tasks'."""
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from continual.sample import Message, Sample
 
+_BROKEN_START, _BROKEN_END = re.compile(r"^\S+"), re.compile(r"\S+$")
 TELLING = 3
 """Words that a frame needs before it tells anything."""
 
@@ -36,16 +38,16 @@ class Frame:
 
 
 def frame_of(samples: Sequence[Sample]) -> Frame:
-    """The common beginning and end of the prompts of a task, cut at whole words."""
-    questions = [_question(sample.messages) for sample in samples]
-    before = os.path.commonprefix(questions)
-    if before != questions[0]:
-        before = before[: max(before.rfind(" "), before.rfind("\n")) + 1]
-    after = os.path.commonprefix([question[::-1] for question in questions])[::-1]
-    if after != questions[0]:
-        cut = min((at for at in (after.find(" "), after.find("\n")) if at >= 0), default=len(after))
-        after = after[cut:].lstrip()
-    return Frame(before.strip(), after.strip())
+    """Find what all wordings of a task begin and end with, cut at whole words.
+
+    Only the templates count (`Sample.instruction`), never what rows have in common: a frame outlives
+    the rows, and three questions about one document share the document. What a file's rows say
+    themselves, each the same instruction or not, is theirs.
+    """
+    before = os.path.commonprefix([sample.instruction[0] for sample in samples])
+    behind = [sample.instruction[1][::-1] for sample in samples]
+    after = os.path.commonprefix(behind)[::-1]
+    return Frame(_BROKEN_END.sub("", before).strip(), _BROKEN_START.sub("", after).strip())
 
 
 def wrong_task(task: str, messages: Sequence[Message], frames: Mapping[str, Frame]) -> bool:
