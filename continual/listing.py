@@ -30,7 +30,14 @@ METHODS = {
         "rehearsal: {rehearse_base: true}",
         "what the untaught model could do is rehearsed too, in its own words (after Magpie, arXiv 2406.08464)",
     ),
-    "real replay": ("rehearsal: {writer: real}", "the same budget, drawn from stored real rows"),
+    "real replay": (
+        "rehearsal: {writer: real}",
+        "as many stored real rows, distilled and other ones in each epoch, like what a model writes: the bound",
+    ),
+    "plain replay": (
+        "rehearsal: {writer: real, distill: null, fresh: false}",
+        "stored real rows as the field replays them: learned plainly, the same in every epoch",
+    ),
     "spaced reviews": (
         "rehearsal: {schedule: spaced}",
         "what is rehearsed comes in reviews further and further apart, by how far the model moves (arXiv 2601.03938)",

@@ -58,8 +58,8 @@ class Rehearsal(Settings):
     """Rehearsed samples as a share of a task's training rows (gamma of the paper); see `budget`."""
 
     fresh: bool = True
-    """Each epoch rehearses other samples: as many are written as all epochs take. false: the same in every epoch. A
-    memory of real rows has no others."""
+    """Each epoch rehearses other samples: as many are written, or stored of real rows, as all epochs take. false: the
+    same in every epoch."""
 
     samples: int | None = Field(None, ge=1)
     """Rehearsed samples of each earlier task; wins over `ratio`."""

@@ -116,7 +116,7 @@ def rehearsing(
             shape_of_new=lambda task, longest: shape_of(train[task], longest),
             likeness=Likeness(real_rows, frames, choices).of,
             seed=derive(material.seed, "rehearsal"),
-            real=rehearsal.writer == "real",
+            stored=sizes if rehearsal.writer == "real" else None,
             sets=sets(rehearsal, epochs),
             once=rehearsal.when == "after_task",
             share=rehearsal.share,

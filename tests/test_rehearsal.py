@@ -221,16 +221,24 @@ def test_a_run_keeps_its_rehearsed_text_and_counts_no_real_row(world: Path) -> N
     assert told["cost"]["real_rows_kept"] == 0 and told["cost"]["generated_tokens"] > 0
 
 
-def test_real_replay_is_the_same_plugin_with_counted_rows(world: Path) -> None:
-    arms = {"real": {"rehearsal": {"writer": "real"}}}
+@pytest.mark.parametrize(
+    ("settings", "rows"),
+    [
+        ({"fresh": False}, 7),  # ceil(0.2 * 33)
+        ({}, 14),  # others in each of two epochs
+        ({"ratio": 0.9}, 33),  # all there are, some in both epochs
+    ],
+)
+def test_real_replay_is_the_same_plugin_with_counted_rows(world: Path, settings: dict[str, Any], rows: int) -> None:
+    arms = {"real": {"rehearsal": {"writer": "real", **settings}}}
     run = teach(world, arms=arms, curriculum=["sound", "legs", "first"])
     told = read_json(run / "arms/real/seed0/run.json")
-    assert [(e["before"], e["task"], e["kept"]) for e in told["rehearsed"]] == [
-        ("legs", "sound", 7),
-        ("first", "sound", 7),
-        ("first", "legs", 7),
+    assert [(e["before"], e["task"], e["kept"], e["wanted"]) for e in told["rehearsed"]] == [
+        ("legs", "sound", rows, rows),
+        ("first", "sound", rows, rows),
+        ("first", "legs", rows, rows),
     ]
-    assert told["cost"]["real_rows_kept"] == 14 and told["cost"]["stored_bytes"] > 0
+    assert told["cost"]["real_rows_kept"] == 2 * rows and told["cost"]["stored_bytes"] > 0
     assert told["cost"]["generated_tokens"] == 0
 
 

@@ -6,6 +6,7 @@ import yaml
 
 from continual.listing import validate
 from continual.recipe import Recipe, load_recipe, shipped_recipes
+from continual.rehearsal_settings import Rehearsal
 
 SHIPPED = shipped_recipes()
 
@@ -60,7 +61,32 @@ def test_the_real_comparison_learns_from_enough_rows():
     recipe = load_recipe("lamol-sst-srl-woz", ["model_name_or_path=some/model"])
     assert recipe.model_name_or_path == "some/model"
     assert recipe.adapter is None
-    assert list(recipe.arms) == ["finetune", "lamol", "rehearsal", "real_replay", "multitask"]
+    assert list(recipe.arms) == [
+        *("finetune", "lamol", "rehearsal", "real_replay", "plain_replay", "multitask"),
+    ]
     assert recipe.arms["lamol"].rehearsal.preset == "lamol"
     assert all(recipe.training_of("lamol", task).max_samples >= 1000 for task in recipe.tasks)
     assert recipe.evaluate.limit is None
+
+
+def bounded() -> list[Path]:
+    studies = sorted((Path(__file__).parents[1] / "benchmarks" / "studies").glob("*.yaml"))
+    return [path for path in (*teaching(), *studies) if "real_replay:" in path.read_text(encoding="utf-8")]
+
+
+@pytest.mark.parametrize("path", bounded(), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_bound_of_real_rows_differs_from_rehearsal_in_its_rows_alone(path: Path):
+    arms = yaml.safe_load(path.read_text(encoding="utf-8"))["arms"]
+    ours, real, plain = (
+        Rehearsal(**arms[name]["rehearsal"])
+        for name in ("rehearsal", "real_replay", "plain_replay")
+    )
+    # How long a written sample may be says nothing of stored rows.
+    alike = ours.model_copy(update={"writer": "real", "max_new_tokens": None})
+    assert real == alike and real.distill is not None and real.fresh
+    assert plain == alike.model_copy(update={"distill": None, "fresh": False})
+
+
+def test_there_are_bounds_in_recipes_and_studies():
+    assert {path.parent.name for path in bounded()} == {"recipes", "studies"}
+    assert len(bounded()) == 10

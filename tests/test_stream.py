@@ -191,11 +191,11 @@ def test_chunks_that_are_the_tasks_teach_the_same(world: Path) -> None:
 
 def test_a_memory_of_real_rows_is_kept_by_chunk(world: Path) -> None:
     arms = {"real": {"rehearsal": {"writer": "real", "ratio": 0.25}}}
-    run = teach(world, stream={"chunks": 3}, arms=arms)  # 66 rows: 22 each, 6 of which are kept
+    run = teach(world, stream={"chunks": 3}, arms=arms)  # 66 rows: 22 each, 6 of which are kept for each of two epochs
     told = read_json(run / "arms/real/seed0/run.json")
     entries = [(e["before"], e["task"], e["kept"]) for e in told["rehearsed"]]
-    assert entries == [("chunk 2", "chunk 1", 6), ("chunk 3", "chunk 1", 6), ("chunk 3", "chunk 2", 6)]
-    assert told["cost"]["real_rows_kept"] == 12
+    assert entries == [("chunk 2", "chunk 1", 12), ("chunk 3", "chunk 1", 12), ("chunk 3", "chunk 2", 12)]
+    assert told["cost"]["real_rows_kept"] == 24
 
 
 def test_a_chunk_in_which_no_task_ends_has_its_row_all_the_same(world: Path) -> None:

@@ -119,8 +119,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     shape_of_new: Callable[[str, int], Shape]
     likeness: Callable[[str, Sequence[Sequence[Message]]], dict[str, Any]]
     seed: int
-    real: bool = False
-    """Whether the writer hands out real rows."""
+    stored: Mapping[str, int] | None = None
+    """Rows of each task that there are, where the writer hands out real ones."""
     sets: int = 1
     """How many times what an epoch rehearses is written; epochs take the sets in turn."""
     once: bool = False
@@ -165,13 +165,13 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         self.generated_tokens, self._told, strategy.turns = 0, [], ()
         parts, quotas = [], []
         each = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
-        wanted = {task: self.sets * samples for task, samples in each.items()}
+        wanted = {task: self._most(task, self.sets * samples) for task, samples in each.items()}
         fresh = self._to_write(number)
         for task, written in self._written(strategy.lm, number, wanted).items():
             if task in fresh:
                 self.generated_tokens += sum(s.tokens for s in written)
             age = len(old) - old.index(task)
-            counts = summary(new, task, age, wanted[task], written, self.real)
+            counts = summary(new, task, age, wanted[task], written, self.stored is not None)
             self._tell({**counts, **self._likeness(task, number, written)})
             samples = self._samples(task, written)[: wanted[task]]
             if samples:
@@ -192,6 +192,9 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
             added = concat_datasets(parts).subset(used.tolist())
             strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, added])
             strategy.turns = [real + np.searchsorted(used, turn) for turn in turns]
+
+    def _most(self, task: str, samples: int) -> int:
+        return samples if self.stored is None else min(samples, self.stored[task])
 
     def _samples(self, task: str, written: Sequence[text.Written]) -> list[Sample]:
         return text.kept(task, written, self.choices[task], self.delimiters[task])

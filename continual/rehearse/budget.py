@@ -58,12 +58,12 @@ def _by_surprise(equal: Mapping[str, int], surprise: Mapping[str, float]) -> dic
 
 
 def sets(rehearsal: Rehearsal, epochs: int) -> int:
-    """How many times what an epoch rehearses is written.
+    """Count how many times what an epoch rehearses is written, or stored of real rows.
 
     Args:
         epochs: of each task.
     """
-    return epochs if rehearsal.fresh and rehearsal.writer != "real" else 1
+    return epochs if rehearsal.fresh else 1
 
 
 def own_quotas(curriculum: Sequence[CurriculumEntry]) -> dict[str, int]:
