@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,8 +20,11 @@ from continual.rehearse.budget import own_quotas
 from continual.rehearse.frame import Frame, frame_of
 from continual.remembered import Remembered
 from continual.sample import Sample, label_set
+from continual.score import METRICS
 from continual.seeds import derive
 from continual.task import Task
+
+log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -224,7 +228,10 @@ def gather(
             "dev": task.samples("dev", data_root=data_root, limit=test_rows),
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }
-        exams[name] = exam_on(name, samples[name][recipe.evaluate.split])
+        tested = samples[name][recipe.evaluate.split]
+        exams[name] = exam_on(name, tested)
+        if METRICS[task.metric].by_dialogue and not any(sample.dialogue for sample in tested):
+            log.warning("%s: its rows name no dialogues, so %s scores each by itself", name, task.metric)
     if recipe.stream is not None:
         # More chunks than rows are an error before anything is written.
         stream.bounds(sum(len(splits["train"]) for splits in samples.values()), recipe.stream.chunks)

@@ -14,7 +14,7 @@ _LITERAL = re.compile(r"<(?:STR|NUM|CHAR)_LIT:(.*?)>", re.DOTALL)
 
 
 def token_f1(prediction: str, reference: str) -> float:
-    """F1 of the bags of normalised words (SQuAD). Two texts without a word are equal."""
+    """F1 of the bags of normalised words (SQuAD). Two empty texts are equal."""
     ours, theirs = normalised_words(prediction), normalised_words(reference)
     if not ours or not theirs:
         return float(ours == theirs)
@@ -22,8 +22,10 @@ def token_f1(prediction: str, reference: str) -> float:
 
 
 def rouge_l(prediction: str, reference: str) -> float:
-    """F1 of the longest common subsequence of words (Lin 2004)."""
+    """F1 of the longest common subsequence of words (Lin 2004); of texts without words, equality."""
     ours, theirs = words(prediction), words(reference)
+    if not ours and not theirs:
+        return float(prediction.strip() == reference.strip())
     return _f1(_common_subsequence(ours, theirs), len(ours), len(theirs))
 
 
@@ -43,7 +45,10 @@ def code_literals(code: str) -> str:
 
 
 def bleu(prediction: str, references: Sequence[str]) -> float:
-    """Sentence BLEU-4 with sacrebleu's exponential smoothing and effective order."""
+    """Sentence BLEU-4 with sacrebleu's exponential smoothing and effective order.
+
+    To say nothing is right only where a reference says nothing.
+    """
     ours, theirs = tokens(prediction), [tokens(one) for one in references]
     logs, halvings = [], 0
     for n in range(1, min(NGRAMS, len(ours)) + 1):
@@ -57,7 +62,7 @@ def bleu(prediction: str, references: Sequence[str]) -> float:
         halvings += not matches
         logs.append(math.log((matches or 0.5**halvings) / grams.total()))
     if not logs:
-        return 0.0
+        return float(not all(theirs))
     nearest = min((abs(len(one) - len(ours)), len(one)) for one in theirs)[1]
     return math.exp(min(0.0, 1 - nearest / len(ours)) + sum(logs) / len(logs))
 

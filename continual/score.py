@@ -32,6 +32,8 @@ class Metric(NamedTuple):
     """The score of all rows together, where it is not the mean of the rows."""
     source: str
     """The paper or program that it follows."""
+    by_dialogue: bool = False
+    """Whether rows that name their dialogue are scored together."""
 
 
 METRICS: dict[str, Metric] = {}
@@ -148,7 +150,12 @@ register_metric(
     source="TRACE: fuzz.ratio of Py150 lines with their literals filled in",
 )
 register_metric("lf_em", _best(logical_form), source="WikiSQL logical form, as in LAMOL")
-METRICS["dsem"] = Metric(_joint_goal, None, "decaNLP's joint_goal_em, LAMOL's dsEM: WOZ goals up to a turn")
+METRICS["dsem"] = Metric(
+    _joint_goal,
+    None,
+    "decaNLP's joint_goal_em, LAMOL's dsEM: WOZ goals up to a turn",
+    by_dialogue=True,
+)
 register_metric("turn_state_em", _best(turn_state), source="WOZ: informed and requested slots of a turn")
 register_metric(
     "mcc",

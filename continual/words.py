@@ -31,10 +31,14 @@ def canonical(text: str) -> str:
 
 
 def normalised(text: str) -> str:
-    """Lower-case a text and take out punctuation, English articles and spare spaces (SQuAD)."""
+    """Lower-case a text and take out punctuation, English articles and spare spaces (SQuAD).
+
+    Unlike SQuAD's, it leaves something of every text: the option ``A`` is no article, and a text of
+    punctuation alone stays as it is.
+    """
     letters = canonical(text.lower())
     bare = "".join(letter for letter in letters if not _is_punctuation(letter))
-    return " ".join(_ARTICLE.sub(" ", bare).split())
+    return " ".join(_ARTICLE.sub(" ", bare).split() or bare.split() or letters.split())
 
 
 def normalised_words(text: str) -> list[str]:

@@ -45,7 +45,20 @@ def one(metric: str, prediction: str, *references: str, prompt: str = "?") -> fl
         # A word counts as often as both have it.
         ("f1", "x x x", ["x y"], 0.4),
         ("f1", "", ["dog"], 0),
-        ("f1", "the", ["a"], 1),
+        # Other than in SQuAD's script, what is nothing but an article or punctuation is not nothing.
+        ("f1", "the", ["a"], 0),
+        ("f1", "", ["a"], 0),
+        ("f1", "", [""], 1),
+        ("exact_match", "", ["A"], 0),
+        ("exact_match", "the", ["A"], 0),
+        ("exact_match", "(a).", ["A"], 1),
+        ("exact_match", "?", ["!"], 0),
+        ("exact_match", "!", ["!"], 1),
+        ("rouge_l", "...", ["..."], 1),
+        ("rouge_l", "...", ["?"], 0),
+        ("rouge_l", "", [""], 1),
+        ("bleu", "", [""], 1),
+        ("bleu", "a", [""], 0),
         # 3 shared of 4 and 4 characters.
         ("f1", "他在家里", ["他在家外"], 0.75),
         # Longest common subsequence "police the gunman" (Lin 2004): 3 of 4 and 4 words.
@@ -246,6 +259,16 @@ def test_pearson_bears_huge_tiny_and_equal_numbers() -> None:
 def test_score_is_the_mean_of_the_rows() -> None:
     gold = [sample("a b"), sample("c"), sample("d")]
     assert score("f1", ["a b", "c x", ""], gold) == pytest.approx((1 + 2 / 3 + 0) / 3)
+
+
+def test_each_text_is_wholly_right_where_it_is_the_reference() -> None:
+    family = "👨\u200d👩\u200d👧"
+    alphabet = [*"abcde. ,;:<=>!?_-'\"\n", "the", "A", "और", "é", "e\u0301", "好", "😀", family, "ก็", "½"]
+    random = Random(1)
+    texts = ["".join(random.choices(alphabet, k=random.randint(1, 12))) for _ in range(1000)]
+    for metric in ("acc", "exact_match", "f1", "rouge_l", "bleu", "sari", "edit_similarity", "lf_em", "dsem"):
+        wrong = [text for text in texts if one(metric, text, text) != pytest.approx(1)]
+        assert not wrong, (metric, wrong[:3])
 
 
 def test_row_scores_lie_between_zero_and_one() -> None:

@@ -48,7 +48,7 @@ def save(path: Path, samples: Sequence[Written]) -> None:
     lines = []
     for sample in samples:
         messages = [message.to_dict() for message in sample.messages] if sample.messages is not None else None
-        line = {
+        line: dict[str, Any] = {
             "messages": messages,
             "text": sample.text,
             "kept": sample.reason is None,
