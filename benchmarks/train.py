@@ -1,6 +1,7 @@
 """One epoch of fine-tuning: ours against TRL's SFTTrainer, a bucketed plain loop, LAMOL's two passes, and the limit.
 
 python -m benchmarks.train [--model FOLDER] [--data FILE.jsonl.gz] [--output FILE]        (needs the extra `bench`)
+python -m benchmarks.train --model FOLDER --lora [--against CHECKOUT] [--bf16]      (see benchmarks/lora.py)
 
 Same rows, same starting weights, same rows per step, loss on the same tokens. Figures are real tokens of the data
 per second: padding does not count, and a row that is read twice counts once.
@@ -121,7 +122,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--rows", type=int, default=1000)
     parser.add_argument("--large-rows", type=int, default=256, help="rows for the random Llamas")
     parser.add_argument("--rows-per-step", type=int, default=32)
+    parser.add_argument("--lora", action="store_true", help="only --model, with an adapter: training and writing")
+    parser.add_argument("--tokens-per-step", type=int, default=512, help="with --lora")
+    parser.add_argument("--samples", type=int, default=200, help="with --lora: samples to write")
+    parser.add_argument("--against", type=Path, metavar="CHECKOUT", help="with --lora: another one")
+    parser.add_argument("--bf16", action="store_true", help="with --lora: bf16 as well")
     given = parser.parse_args(arguments)
+    if given.lora and not given.model:
+        parser.error("--lora needs --model")
     if given.quick:
         given.rows, given.size, given.rows_per_step = 40, [], 8
     warnings.filterwarnings("ignore")
@@ -131,6 +139,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     set_verbosity_error()
     facts = measure.machine(given.threads)
+    if given.lora:
+        _lora(given, facts)
+        return
     default = "builtin:tinyworld"
     names = [default, *([given.model] if given.model else []), *given.size]
     table, more = [], []
@@ -146,6 +157,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
         table += found
         more.append(all_of_it)
     measure.finish("train", facts, table, {"models": more}, given.output)
+
+
+def _lora(given: Any, facts: dict[str, Any]) -> None:
+    from benchmarks import lora
+
+    found, all_of_it = lora.measured(
+        lora.Options(
+            model=given.model,
+            data=given.data,
+            rows=given.rows,
+            tokens_per_step=given.tokens_per_step,
+            samples=given.samples,
+            against=given.against,
+            bf16=given.bf16,
+            repeats=given.repeats,
+            quick=given.quick,
+        )
+    )
+    print(f"  {all_of_it['greedy_equal']:.0%} of 20 greedy answers equal generate's")
+    measure.finish("train", facts, found, all_of_it, given.output)
 
 
 if __name__ == "__main__":

@@ -284,9 +284,28 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
         for name in _stateless(recipe)
     ]
     found += portable.notices(recipe.adapter.model_dump()) if recipe.adapter is not None else []
+    found += _emulated(recipe)
     if Path(recipe.output_dir, "manifest.json").exists():
         found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
     return found
+
+
+def _emulated(recipe: Recipe) -> list[str]:
+    """Settings that ask a device for arithmetic that it has not."""
+    settings = ["dtype: bfloat16"] if recipe.dtype == "bfloat16" else []
+    settings += ["training.bf16: true"] if recipe.training.bf16 else []
+    if not settings:
+        return []
+    import torch
+
+    from continual.precision import has_bfloat16
+
+    if has_bfloat16("cuda" if torch.cuda.is_available() else "cpu"):
+        return []
+    return [
+        f"{', '.join(settings)}: this processor has no bfloat16 arithmetic (AVX512-BF16 or AMX); it is emulated, and "
+        "slower than float32"
+    ]
 
 
 def _stateless(recipe: Recipe) -> list[str]:

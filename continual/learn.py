@@ -10,7 +10,7 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from continual.batch import Collate, LMBatch, Triple
 from continual.crossentropy import LossOf
 from continual.data import CPU_PASS, GPU_PASS, TokenBatches, ahead
 from continual.errors import ContinualError
+from continual.fused import fused
 from continual.guard import guard
 from continual.model import CausalLM, check_compiler, compiled
 from continual.plugin import LossPlugin
@@ -221,7 +222,8 @@ class CausalLMTemplate(SupervisedTemplate):
         """All epochs of an experience, from step `self.step` on (0, or where a checkpoint left off)."""
         per_epoch = len(self.dataloader)
         first, self.dataloader.skip = divmod(self.step, per_epoch)
-        with compiled(self.lm) if self.torch_compile else nullcontext():
+        # The compiler fuses by itself, and does not see through nodes of others.
+        with compiled(self.lm) if self.torch_compile else fused(self.lm):
             for epoch in range(first, self.train_epochs):
                 self.dataloader.epoch = epoch
                 self._before_training_epoch(**kwargs)

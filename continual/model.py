@@ -19,6 +19,7 @@ from continual.errors import ContinualError
 from continual.guard import guard
 from continual.hub import check
 from continual.paths import builtin_model
+from continual.precision import has_bfloat16
 from continual.targets import check as check_targets
 from continual.targets import lora_settings
 
@@ -86,8 +87,7 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False) 
     """The model with its language-modelling head, in evaluation mode.
 
     Args:
-        dtype: ``auto`` is float32 on a CPU, whose half-precision arithmetic is slow, else the checkpoint's
-            own.
+        dtype: ``auto`` is the checkpoint's own, but float32 on a processor without bfloat16 arithmetic.
 
     Raises:
         ContinualError: it cannot be loaded.
@@ -97,7 +97,7 @@ def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False) 
 
     disable_progress_bar()
     if dtype == "auto":
-        chosen: Any = "auto" if torch.cuda.is_available() else torch.float32
+        chosen: Any = "auto" if has_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else torch.float32
     else:
         chosen = getattr(torch, dtype)
     model = _load(

@@ -19,7 +19,8 @@ progress prompts patterns targets
 settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs route
 yamlfile settings arm_checks stream_settings overrides tuning wording taskfile rendering sources task recipe
-data crossentropy model portable lora weights statistics corespace merge sampling kvcache request stoptext
+data crossentropy precision fused model portable
+lora weights statistics corespace merge sampling kvcache request stoptext
 nexttoken fold decode deltas adapters
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing ownwords breach teach

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import tiny
 import torch
@@ -54,3 +56,15 @@ def test_a_model_that_is_not_there_is_named_with_a_way_out() -> None:
 
 def test_max_positions_knows_gpt2s_name_for_it(tmp_path) -> None:  # type: ignore[no-untyped-def]
     assert max_positions(str(tiny.saved(tmp_path, "gpt2"))) == 128
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_a_base_keeps_its_own_precision_where_the_processor_has_it(
+    native: bool, expected: torch.dtype, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from continual import model as models
+
+    tiny.model().to(torch.bfloat16).save_pretrained(tmp_path)
+    monkeypatch.setattr(models, "has_bfloat16", lambda device: native)
+    assert load_model(str(tmp_path)).dtype == expected
+    assert load_model(str(tmp_path), "float32").dtype == torch.float32

@@ -211,6 +211,25 @@ def test_warnings(tmp_path: Path):
     ]
 
 
+@pytest.mark.parametrize("native", [True, False])
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"dtype": "bfloat16"}, "dtype: bfloat16: "),
+        ({"training": {"learning_rate": 1e-3, "bf16": True}}, "training.bf16: true: "),
+        ({}, None),
+    ],
+)
+def test_arithmetic_that_is_emulated_is_warned_of(
+    settings: dict[str, Any], named: str | None, native: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from continual import precision
+
+    monkeypatch.setattr(precision, "has_bfloat16", lambda device: native)
+    told = estimate.warnings(recipe(output_dir=str(tmp_path), **settings), {}, BASE)
+    assert [line.startswith(named) for line in told if "bfloat16" in line] == ([True] if named and not native else [])
+
+
 # What is printed
 
 
