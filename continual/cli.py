@@ -236,12 +236,22 @@ def rollback(
     to: Annotated[str, typer.Option(help="The task after which it shall stand.", metavar="TASK")],
     arm: Annotated[str | None, typer.Option(help="Only this arm.", metavar="NAME")] = None,
     seed: Annotated[int | None, typer.Option(help="Only this seed.")] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask before models are deleted.")] = False,
 ) -> None:
     """Go back to the state after a task; what came later is removed, and `run` would teach it again."""
     from continual import rollback as rolling
     from continual.listing import find_run
 
-    rolling.rollback(find_run(run), to, arm, seed, make_console())
+    folder, selection = find_run(run), rolling.Selection(to, arm, seed)
+    deleted = rolling.preview(folder, selection)
+    for line in deleted:
+        print(line)
+    if deleted and not yes:
+        if not sys.stdin.isatty():
+            raise ContinualError("nothing was changed: give --yes to delete them, --arm NAME for one arm alone")
+        if not typer.confirm("Delete them?"):
+            raise typer.Exit(1)
+    rolling.rollback(folder, selection, make_console())
 
 
 @app.command()

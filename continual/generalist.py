@@ -34,7 +34,7 @@ from continual.rehearse.teacher import Specialists
 from continual.runs import write_folder, write_json
 from continual.sample import Sample
 from continual.seeds import derive
-from continual.teach import TRAINED, Pupil, Teaching, put
+from continual.teach import TRAINED, Pupil, Teaching, TrainingFiles, put
 
 guard()
 
@@ -261,7 +261,7 @@ def distill_specialists(
         methods.append(DistillPlugin(distill.weight, distill.temperature, teachers, numbers))
     lessons = benchmark_from_datasets(train=[concat_datasets(parts)]).train_stream
     shared = replace(hyperparameters[record.order[0]], num_train_epochs=together)
-    checkpoints, seed = record.folder / "checkpoints", derive(material.seed, "train")
-    pupil = Pupil(material, model, shared, seed, teaching, methods, checkpoints, teller)
+    seed = derive(material.seed, "train")
+    pupil = Pupil(material, model, shared, seed, teaching, methods, TrainingFiles(record.folder), teller)
     pupil.learn(lessons[0], "what the specialists wrote", folder, peak_before=peak())
     put(record, material, 1, "all", model, missing, folder, teller)

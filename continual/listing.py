@@ -143,7 +143,10 @@ def _recipes(folders: Sequence[Path]) -> Iterable[Row]:
 def _runs(folders: Sequence[Path]) -> Iterable[Row]:
     for folder in _run_folders():
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        yield "", str(folder), f"{manifest['state']}, begun {manifest['created']}"
+        state = manifest["state"]
+        if state == "running" and not Run(folder).being_carried_out:
+            state = "stopped"  # its process is gone, without a chance to say so
+        yield "", str(folder), f"{state}, begun {manifest['created']}"
 
 
 def _methods(folders: Sequence[Path]) -> Iterable[Row]:

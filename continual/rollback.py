@@ -9,9 +9,11 @@ examined again when it goes on.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from continual import losscurve
 from continual.errors import ContinualError
 from continual.problems import did_you_mean
 from continual.record import Record
@@ -21,28 +23,52 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def rollback(run_dir: Path, task: str, arm: str | None, seed: int | None, console: Console) -> None:
-    """Take the sequential arms of a run back to the state after a task, and write the report anew.
+@dataclass(frozen=True)
+class Selection:
+    """What of a run goes back, and to where.
 
     Args:
         task: where tasks are not announced, a chunk: ``chunk 2``.
         arm: only this one; all if left out.
         seed: only the runs of this one; all if left out.
+    """
+
+    task: str
+    arm: str | None = None
+    seed: int | None = None
+
+
+def preview(run_dir: Path, selection: Selection) -> list[str]:
+    """Return a line for each arm whose later models a rollback would delete; nothing is changed.
+
+    Raises:
+        ContinualError: see `rollback`.
+    """
+    lines = []
+    for record in _chosen(Run(run_dir), selection):
+        number = record.steps.index(selection.task) + 1
+        later = [record.steps[state - 1] for state in _states(record) if state > number]
+        if later:
+            lines.append(f"{record.arm} {record.folder.name}: the models after {', '.join(later)} will be deleted")
+    if lines and Run(run_dir).in_use:
+        lines.append(f"mind: a server or a chat is using {run_dir}; what it has not loaded yet will be gone")
+    return lines
+
+
+def rollback(run_dir: Path, selection: Selection, console: Console) -> None:
+    """Take the sequential arms of a run back to the state after a task, and write the report anew.
 
     Raises:
         ContinualError: no run fits, or one has no state after that task; nothing is changed then.
     """
     from continual.publish import publish
 
-    run = Run(run_dir)
+    run, task = Run(run_dir), selection.task
     with run.locked():
-        found = _chosen(run, arm, seed)
-        wrong = [line for record in found if (line := _missing(record, task)) is not None]
-        if wrong:
-            raise ContinualError(*wrong)
+        records = _chosen(run, selection)
         manifest = run.manifest()
         run.write_manifest({**manifest, "state": f"rolled back to {task}"})
-        for record in found:
+        for record in records:
             number = record.steps.index(task) + 1
             gone = record.steps[number:]
             _cut(record, number)
@@ -53,7 +79,20 @@ def rollback(run_dir: Path, task: str, arm: str | None, seed: int | None, consol
         publish(run_dir)
 
 
-def _chosen(run: Run, arm: str | None, seed: int | None) -> list[Record]:
+def _chosen(run: Run, selection: Selection) -> list[Record]:
+    """The runs of arms that go back.
+
+    Raises:
+        ContinualError: there is none, or one has no state after that task.
+    """
+    records = _named(run, selection.arm, selection.seed)
+    wrong = [line for record in records if (line := _missing(record, selection.task)) is not None]
+    if wrong:
+        raise ContinualError(*wrong)
+    return records
+
+
+def _named(run: Run, arm: str | None, seed: int | None) -> list[Record]:
     told = {folder: read_json(folder / "run.json") for folder in run.runs()}
     arms = list(dict.fromkeys(one["arm"] for one in told.values() if one["teach"] == "sequential"))
     if arm is not None and arm not in arms:
@@ -120,6 +159,7 @@ def _cut(record: Record, number: int) -> None:
     for late in range(len(record.steps), number, -1):
         _remove(folder / "guard", f"{late}.json", f"{late}-*.jsonl")
         remove_folder(folder / "after" / str(late))
+        losscurve.cut_points(folder / losscurve.FILE, record.steps[late - 1])
         _remove(folder / "rehearsed", f"{late}-*.jsonl")
         _remove(folder / "predictions", f"{late}-*.jsonl")
 

@@ -76,6 +76,25 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+@contextmanager
+def _flock(folder: Path, operation: int) -> Iterator[None]:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, operation)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _is_held(folder: Path) -> bool:
+    """True if another process, or another handle of this one, has the folder locked."""
+    try:
+        with _flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB):
+            return False
+    except BlockingIOError:
+        return True
+
+
 Matrix = list[list[float | None]]
 
 
@@ -150,14 +169,37 @@ class Run:
             ContinualError: another process is writing here.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        folder = os.open(self.path, os.O_RDONLY)
         try:
-            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            yield
+            with _flock(self.path, fcntl.LOCK_EX | fcntl.LOCK_NB):
+                yield
         except BlockingIOError:
             raise ContinualError(f"{self.path}: another process is carrying out this run") from None
-        finally:
-            os.close(folder)
+
+    @property
+    def being_carried_out(self) -> bool:
+        """True while a process holds `locked`."""
+        return _is_held(self.path)
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """While a process answers with the models of this run, and may load more of them at any time.
+
+        Several may, also on a file system that is read-only.
+        """
+        if not self._arms.is_dir():
+            yield  # nothing was taught yet that a rollback could take away
+            return
+        with _flock(self._arms, fcntl.LOCK_SH):
+            yield
+
+    @property
+    def in_use(self) -> bool:
+        """True while a process is inside `used`."""
+        return self._arms.is_dir() and _is_held(self._arms)
+
+    @property
+    def _arms(self) -> Path:
+        return self.path / "arms"
 
     def remove(self) -> None:
         """Throw away what a run writes, and nothing else."""

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from continual import losscurve
 from continual import overrides as overriding
 from continual.errors import ContinualError
 from continual.listing import find_run
@@ -300,6 +301,8 @@ def _begin(run_dir: Path, folder: Path, out: Path, recipe: Recipe, number: int, 
         for texts in ("rehearsed", "guard"):
             if (folder / texts).is_dir():
                 shutil.copytree(folder / texts, new / texts)
+        if (folder / losscurve.FILE).exists():
+            shutil.copy(folder / losscurve.FILE, new / losscurve.FILE)
         order = list(recipe.tasks)
         write_json(new / "run.json", {**read_json(folder / "run.json"), "set": {}, "order": order, "steps": order})
         shutil.copy(folder / "R.csv", new / "R.csv")

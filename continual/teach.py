@@ -17,7 +17,7 @@ from typing import Any
 
 from rich.markup import escape
 
-from continual import states
+from continual import losscurve, states
 from continual.batch import Collate
 from continual.breach import Decision, Guardian
 from continual.checkpoint import CheckpointPlugin
@@ -28,13 +28,35 @@ from continual.material import Material
 from continual.model import CausalLM, checkpoint_activations
 from continual.peak_memory import peak, reset_peak
 from continual.plugin import MethodPlugin, Stateful
-from continual.progress import Teller
+from continual.progress import LossCurvePlugin, Teller
 from continual.record import Record
 from continual.runs import read_json, remove_folder, write_folder, write_json
 from continual.seeds import derive
 
 TRAINED = "trained.json"
 """Beside the weights: what the training of one task took."""
+
+
+@dataclass(frozen=True)
+class TrainingFiles:
+    """Where the training of an arm leaves its files.
+
+    Args:
+        folder: ``arms/<arm>/<run>``.
+        task: the one that is taught, where each has a model of its own.
+    """
+
+    folder: Path
+    task: str | None = None
+
+    @property
+    def checkpoints(self) -> Path:
+        checkpoints = self.folder / "checkpoints"
+        return checkpoints / self.task if self.task is not None else checkpoints
+
+    @property
+    def losses(self) -> Path:
+        return self.folder / losscurve.FILE
 
 
 @dataclass(frozen=True)
@@ -84,13 +106,13 @@ def sequential(
     order = record.steps
     lessons = benchmark(order, material.samples, material.chat, teaching.collate, material.max_length).train_stream
     seed = derive(material.seed, "train")
-    checkpoints = record.folder / "checkpoints"
+    files = TrainingFiles(record.folder)
 
     def pupil_of(number: int) -> Pupil:
         """The model as it was saved after a task, with its methods; 0 is the untaught one."""
         folder = after / str(number)
         model = material.saved(folder, trainable=True) if number else material.student()
-        pupil = Pupil(material, model, hyperparameters, seed, teaching, methods, checkpoints, teller, others)
+        pupil = Pupil(material, model, hyperparameters, seed, teaching, methods, files, teller, others)
         if number:
             states.restore(folder, pupil.stateful, pupil.strategy.device)
         return pupil
@@ -102,7 +124,7 @@ def sequential(
         if number > done and decision is None:
             if task in material.remembered:
                 raise ContinualError(f"{task}: its data is gone, and the model that had learned it is not here")
-            pupil.learn(lessons[number - 1], f"{number}/{len(order)} {task}", folder)
+            pupil.learn(lessons[number - 1], task, folder, part=f"{number}/{len(order)} ")
         if guardian is not None and decision is None and number >= done:
             decision = guardian.decide(number, pupil.strategy.lm, read_json(folder / TRAINED))
         if decision is not None and decision.line and number >= len(record.R):
@@ -162,9 +184,9 @@ def specialists(
         else:
             streams = benchmark([task], material.samples, material.chat, teaching.collate, material.max_length)
             model, seed = material.student(task), derive(material.seed, "train", task)
-            checkpoints = record.folder / "checkpoints" / task
-            pupil = Pupil(material, model, hyperparameters[task], seed, teaching, [], checkpoints, teller)
-            pupil.learn(streams.train_stream[0], f"{number}/{len(record.order)} {task}", folder)
+            files = TrainingFiles(record.folder, task)
+            pupil = Pupil(material, model, hyperparameters[task], seed, teaching, [], files, teller)
+            pupil.learn(streams.train_stream[0], task, folder, part=f"{number}/{len(record.order)} ")
         put(record, material, 1, "specialists", model, [task], folder, teller)
 
 
@@ -189,7 +211,8 @@ def multitask(
         streams = joint(record.order, material.samples, material.chat, teaching.collate, material.max_length, times)
         model, seed = material.student(), derive(material.seed, "train")
         shared = replace(hyperparameters[record.order[0]], num_train_epochs=together)
-        pupil = Pupil(material, model, shared, seed, teaching, [], record.folder / "checkpoints", teller)
+        files = TrainingFiles(record.folder)
+        pupil = Pupil(material, model, shared, seed, teaching, [], files, teller)
         pupil.learn(streams.train_stream[0], "all tasks", folder)
     put(record, material, 1, "all", model, missing, folder, teller)
 
@@ -205,7 +228,7 @@ class Pupil:
         seed: int,
         teaching: Teaching,
         methods: Sequence[MethodPlugin],
-        checkpoints: Path,
+        files: TrainingFiles,
         teller: Teller,
         others: Sequence[Any] = (),
     ) -> None:
@@ -214,7 +237,8 @@ class Pupil:
         self.material, self.teller, self.methods = material, teller, methods
         self.stateful = [*methods, *(plugin for plugin in others if isinstance(plugin, Stateful))]
         save_steps = teaching.save_steps if len(self.stateful) == len(methods) + len(others) else None
-        self.checkpoint = CheckpointPlugin(checkpoints, save_steps, self.stateful)
+        self.checkpoint = CheckpointPlugin(files.checkpoints, save_steps, self.stateful)
+        self.curve = LossCurvePlugin(files.losses, save_steps)
         if teaching.gradient_checkpointing:
             checkpoint_activations(model)
         self.strategy = CausalLMTemplate(
@@ -227,18 +251,21 @@ class Pupil:
             lm_lambda=teaching.lm_lambda,
             cue_dropout=teaching.cue_dropout,
             accelerator=Accelerator(mixed_precision=teaching.mixed_precision),
-            plugins=[*methods, *others, self.checkpoint, teller.plugin],
+            plugins=[*methods, *others, self.curve, self.checkpoint, teller.plugin],
             torch_compile=teaching.torch_compile,
         )
 
-    def learn(self, lesson: Any, what: str, into: Path, peak_before: int = 0) -> None:
+    def learn(self, lesson: Any, what: str, into: Path, *, part: str = "", peak_before: int = 0) -> None:
         """Train on one experience, and save the model into a folder.
 
         Args:
+            what: the task, or what else is learned.
+            part: stands before it where people read: ``2/5 ``.
             peak_before: bytes that making the experience took at most, where that is a part of what it cost.
         """
         reset_peak()
-        with self.teller.training(what):
+        self.curve.task = what
+        with self.teller.training(part + what):
             self.strategy.train(lesson, eval_streams=[])
         self.strategy.lm.eval()
         trained = {

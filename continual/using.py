@@ -33,8 +33,11 @@ def chat(run: RunArgument, adapter: Adapter = None) -> None:
     """Talk to a taught model; /adapter NAME swaps its adapter."""
     from continual import talk
     from continual.listing import find_run
+    from continual.runs import Run
 
-    talk.chat(find_run(run), adapter, make_console())
+    folder = find_run(run)
+    with Run(folder).used():
+        talk.chat(folder, adapter, make_console())
 
 
 @app.command()
@@ -62,6 +65,7 @@ def serve(
 ) -> None:
     """Serve a run's models over HTTP, as OpenAI's clients ask, and a page to try them."""
     from continual.listing import find_run
+    from continual.runs import Run
     from continual.serve import server
 
     settings = server.Settings(
@@ -77,7 +81,9 @@ def serve(
         model,
         tuple(allowed_host or ()),
     )
-    server.serve(find_run(run), settings, make_console())
+    folder = find_run(run)
+    with Run(folder).used():
+        server.serve(folder, settings, make_console())
 
 
 @app.command()

@@ -8,6 +8,7 @@ import pytest
 from conftest import make_world
 
 from continual import cli
+from continual.runs import Run
 
 RECIPE = """\
 # Two small things.
@@ -68,6 +69,30 @@ def test_the_run_is_listed(call: Call) -> None:
     code, out, _ = call("ls", "runs")
     (line,) = out.splitlines()
     assert code == 0 and line.split("\t")[2] == "runs/mine" and "finished" in line
+
+
+def test_a_run_whose_process_was_killed_is_stopped_and_not_running(call: Call, world: Path) -> None:
+    path = world / "runs/mine/manifest.json"
+    finished = path.read_text()
+    path.write_text(json.dumps({**json.loads(finished), "state": "running"}))
+    try:
+        assert "\tstopped, begun " in call("ls", "runs")[1]
+        with Run(world / "runs/mine").locked():
+            assert "\trunning, begun " in call("ls", "runs")[1]
+        assert "\tstopped, begun " in call("ls", "runs")[1]
+    finally:
+        path.write_text(finished)
+
+
+@pytest.mark.parametrize("command", ["chat", "serve"])
+def test_who_answers_from_a_run_is_seen_to_use_it(
+    call: Call, world: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    seen = []
+    where = {"chat": "continual.talk.chat", "serve": "continual.serve.server.serve"}[command]
+    monkeypatch.setattr(where, lambda folder, *rest: seen.append(Run(folder).in_use))
+    assert call(command, "mine")[0] == 0
+    assert seen == [True] and not Run(world / "runs/mine").in_use
 
 
 def test_the_report_goes_where_it_is_told(call: Call, world: Path) -> None:

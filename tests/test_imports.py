@@ -14,8 +14,8 @@ PACKAGE = Path(continual.__file__).parent
 
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
-errors arguments threads deferred guard hub paths seeds sample synonyms problems words batch peak_memory plugin
-progress prompts patterns targets
+errors arguments threads deferred guard hub paths seeds sample synonyms problems words batch peak_memory
+losscurve plugin progress prompts patterns targets
 settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs route
 yamlfile settings arm_checks stream_settings overrides tuning wording taskfile rendering sources task recipe

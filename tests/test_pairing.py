@@ -9,6 +9,7 @@ from rich.console import Console
 
 from continual import report, results
 from continual.report import pairs
+from continual.report.views import colours, rows_of
 
 TASKS = ["a", "b"]
 ARMS = {"finetune": "sequential", "rehearsal": "sequential", "multitask": "multitask"}
@@ -94,6 +95,27 @@ def test_a_correlation_is_left_out_and_named(tmp_path: Path) -> None:
     console = Console(record=True, width=120, file=StringIO())
     report.tables(found, console)
     assert "no means over rows: b" in console.export_text()
+
+
+def clearly(tmp_path: Path, rehearsal: int, rows: int = 40) -> list[str]:
+    """What is bold where finetune has 20 of 40 answers right and another arm some more."""
+    arms = {"finetune": "sequential", "rehearsal": "sequential", "multitask": "multitask"}
+    run = write_run(tmp_path / f"of{rehearsal}", arms, ["a"])
+    for arm, right in (("finetune", 20), ("rehearsal", rehearsal), ("multitask", 40)):
+        scores = [1.0] * right + [0.0] * (rows - right)
+        write_arm(run, arm, [[0.0], [right / rows]], teach=arms[arm], tasks=["a"], answers={"a": scores})
+    document = results.collect(run)
+    shown = report.page([run])
+    best = pairs.clearly_best(document, rows_of(document, colours([document])))
+    arms_table = shown[shown.index("The arms side by side") : shown.index("Pair by pair")]
+    assert arms_table.count('class="best"') == len(best) == arms_table.count("Bold is")
+    return best
+
+
+def test_an_arm_is_bold_only_where_its_interval_to_each_other_leaves_out_zero(tmp_path: Path) -> None:
+    assert clearly(tmp_path, 38) == ["rehearsal"]  # not multitask: it is the bound
+    assert clearly(tmp_path, 21) == []  # one answer more: the interval reaches 0
+    assert clearly(tmp_path, 5) == ["finetune"]
 
 
 def test_without_predictions_nothing_is_paired(tmp_path: Path) -> None:

@@ -9,9 +9,9 @@ import pytest
 from fake_run import write_arm, write_rehearsed, write_run
 from rich.console import Console
 
-from continual import report, results
+from continual import losscurve, report, results
 from continual.forgetting import FORMULAE
-from continual.report import curves, numbers, plots, svg
+from continual.report import curves, losses, numbers, plots, svg
 from continual.report.views import Row, colours, rows_of, views_of
 from continual.report.words import forgotten, headline, learned
 
@@ -103,8 +103,8 @@ def test_a_recipe_cannot_break_the_page_either(tmp_path: Path) -> None:
 
 
 def test_the_page_says_what_happened_with_every_formula_and_the_way_to_make_it_again(tmp_path: Path) -> None:
-    page = report.page([quick(tmp_path)])
-    assert "kept 99 % of what multitask reaches: 79.0 %, with 1.5 points forgotten." in page
+    page = report.page([quick(tmp_path)]).replace("\u00a0%", " %")  # no line ends before a sign
+    assert "kept 98.8 % of what multitask reaches: 79.0 %, with 1.5 points forgotten." in page
     assert "forgot 60 points and ends at 40.0 %, 50 % of what multitask reaches." in page
     for formula in FORMULAE.values():
         assert formula.title in page and escape(formula.source) in page and formula.meaning in page
@@ -237,19 +237,55 @@ def test_each_order_and_setting_has_a_view_of_its_own_and_seeds_share_one(tmp_pa
     assert report.page([run]).count("The other orders and settings of this run") == 1
 
 
-def row(acc: float, forgetting: float | None, gap: float | None = None, teach: str = "sequential") -> Row:
+def row(
+    acc: float,
+    forgetting: float | None,
+    gap: float | None = None,
+    teach: str = "sequential",
+    *,
+    learned: float | None = None,
+    base: float | None = None,
+) -> Row:
     mean = {**dict.fromkeys(FORMULAE), "acc": acc, "forgetting": forgetting, "gap_to_multitask": gap}
-    return Row("arm", teach, "arm", 1, mean, dict.fromkeys(FORMULAE), {}, [acc], 0, 0)
+    mean["learning_acc"] = learned
+    return Row("arm", teach, "arm", 1, mean, dict.fromkeys(FORMULAE), {}, [acc], 0, 0, base=base)
 
 
 def test_the_headline_begins_with_what_matters() -> None:
     assert headline(row(0.2, 0.71, 0.6)) == "forgot 71 points and ends at 20.0 %, 25 % of what multitask reaches."
-    kept = "kept 97 % of what multitask reaches: 77.6 %, with 1.0 point forgotten."
+    kept = "kept 97.0 % of what multitask reaches: 77.6 %, with 1.0 point forgotten."
     assert headline(row(0.776, 0.01, 0.024)) == kept
-    assert headline(row(0.8, -0.02)) == "ends at 80.0 %, with nothing forgotten: earlier tasks rose by 2.0 points."
-    assert headline(row(0.8, None, 0.0)) == "reached 100 % of what multitask reaches: 80.0 %."
+    assert headline(row(0.8, -0.02)) == "ends at 80.0 %; earlier tasks rose by 2.0 points on average."
+    assert headline(row(0.8, None, 0.0)) == "reached 100.0 % of what multitask reaches: 80.0 %."
     assert headline(row(0.0, 0.3, 0.0)) == "forgot 30 points and ends at 0.0 %."
     assert "the bound" in headline(row(0.8, None, 0.0, "multitask"))
+
+
+def test_the_headline_says_no_more_than_its_numbers_bear() -> None:
+    near = "kept 99.6 % of what multitask reaches: 96.0 %, with 0.3 points forgotten."
+    assert headline(row(0.960, 0.003, 0.004)) == near
+    above = "kept 100.4 % of what multitask reaches: 96.8 %; earlier tasks rose by 0.3 points on average."
+    assert headline(row(0.968, -0.003, -0.004)) == above
+    # A mean of zero may hide one task that fell and one that rose.
+    even = "kept 50 % of what multitask reaches: 40.0 %, with 0.0 points forgotten on average."
+    assert headline(row(0.4, 0.0, 0.4)) == even
+
+
+@pytest.mark.parametrize(("score", "forgot"), [(0.0, 0.0), (0.5, 0.0), (0.25, -0.1)])
+def test_where_nothing_was_learned_nothing_could_be_forgotten(score: float, forgot: float) -> None:
+    shown = f"{100 * score:.1f}"
+    said = f"learned nothing: {shown} % right after each task was taught, {shown} % before; it ends at {shown} %."
+    assert headline(row(score, forgot, 0.1, learned=score, base=score)) == said
+    assert not headline(row(score, forgot, 0.1, learned=score + 0.1, base=score)).startswith("learned nothing")
+
+
+def test_the_untaught_scores_come_from_row_0_of_every_run(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "flat", {"finetune": "sequential"}, ["a", "b"], seeds=(0, 1))
+    for seed in (0, 1):
+        write_arm(run, "finetune", [[0.2, 0.4], [0.2, 0.4], [0.2, 0.4]], tasks=["a", "b"], seed=seed)
+    document = results.collect(run)
+    (flat,) = rows_of(document, colours([document]))
+    assert flat.base == pytest.approx(0.3) and headline(flat).startswith("learned nothing: 30.0 % right after")
 
 
 def test_last_words_tell_what_was_learned_and_forgotten_and_what_to_type_next(tmp_path: Path) -> None:
@@ -303,3 +339,36 @@ def test_chinese_counts_double_when_text_is_cut_to_a_width() -> None:
     assert svg.shorten("translate", 200) == "translate"
     cut = svg.shorten("翻译成中文", 40)
     assert cut.endswith("…") and svg.width_of(cut) <= 40
+
+
+def curve(run: Path, arm: str, losses: dict[str, list[float | None]]) -> None:
+    points = [
+        losscurve.LossPoint(task, step, 10 * step, loss, 1e-3)
+        for task, values in losses.items()
+        for step, loss in enumerate(values, 1)
+    ]
+    losscurve.append_points(run / "arms" / arm / "seed0" / losscurve.FILE, points, sync=False)
+
+
+def test_the_loss_of_each_arm_is_drawn_task_by_task(tmp_path: Path) -> None:
+    run = quick(tmp_path)
+    assert "The loss</h2>" not in report.page([run])  # an older run kept none
+    curve(run, "finetune", {"translate": [4.0, 0.5, 0.02], EVIL: [3.0, None, 0.0]})
+    curve(run, "multitask", {"all tasks": [None]})  # never a number: nothing to draw
+    page = report.page([run])
+    section = page[page.index("The loss</h2>") : page.index("What it cost")]
+    assert section.count("<figure>") == 1 and "translate, 3 steps: loss 4 → 0.02" in section
+    assert EVIL not in page and "6 steps" in section
+    report.write([run])
+    ElementTree.parse(run / "plots/loss-finetune.svg")
+
+
+def test_a_long_loss_curve_is_thinned_to_means_on_a_scale_of_tens() -> None:
+    points = [losscurve.LossPoint("a", step, step, 10.0 if step % 2 else 0.1, 0.1) for step in range(1, 10_001)]
+    picture = losses.loss_curve(row(0.5, 0.0), points)
+    assert picture is not None
+    (line,) = re.findall(r'points="([^"]+)"', picture.body)
+    heights = {float(dot.split(",")[1]) for dot in line.split()}
+    assert 100 < len(line.split()) < 250 and len(heights) == 1  # the mean of 10 and 0.1, everywhere
+    for label in ("0.1", "1", "10"):
+        assert f">{label}</text>" in picture.body

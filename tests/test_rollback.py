@@ -14,7 +14,7 @@ from test_resume import ADAPTER, Killed, die_at, matrices
 from continual import runs, talk
 from continual.cli import main
 from continual.errors import ContinualError
-from continual.rollback import rollback
+from continual.rollback import Selection, rollback
 from continual.runs import read_json
 
 ARMS = {
@@ -25,7 +25,7 @@ SETTINGS: dict[str, Any] = {"arms": ARMS, "adapter": ADAPTER, "training": TRAINI
 
 
 def back(run: Path, task: str, arm: str | None = None, seed: int | None = None) -> None:
-    rollback(run, task, arm, seed, Console(file=io.StringIO()))
+    rollback(run, Selection(task, arm, seed), Console(file=io.StringIO()))
 
 
 def told(run: Path, arm: str = "rehearsal") -> dict[str, Any]:
@@ -109,7 +109,7 @@ def test_a_mistake_is_one_line_and_exit_code_2(
 ) -> None:
     run = teach(world, **{**SETTINGS, "curriculum": ["sound", "legs"]})
     with pytest.raises(SystemExit) as ended:
-        main(["rollback", str(run), *words])
+        main(["rollback", str(run), "--yes", *words])
     assert ended.value.code == 2 and said in capsys.readouterr().err
 
 
@@ -146,3 +146,45 @@ def test_a_run_that_another_process_writes_is_left_alone(world: Path, capsys: py
     with runs.Run(run).locked(), pytest.raises(ContinualError, match="another process"):
         back(run, "sound")
     assert json.loads((run / "manifest.json").read_text())["state"] == "finished"
+
+
+def typed(*words: str) -> int:
+    with pytest.raises(SystemExit) as ended:
+        main(["rollback", *words])
+    return int(ended.value.code or 0)
+
+
+def test_before_models_are_deleted_it_is_said_which_and_asked(
+    world: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = teach(world, **{**SETTINGS, "curriculum": ["sound", "legs"]})
+    before = matrices(run)
+    doomed = [f"{name} seed0: the models after legs will be deleted" for name in ("kept", "rehearsal")]
+    # A script has nobody who could be asked.
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))
+    assert typed(str(run), "--to", "sound") == 2
+    out, err = capsys.readouterr()
+    assert out.splitlines() == doomed
+    assert err == "nothing was changed: give --yes to delete them, --arm NAME for one arm alone\n"
+    assert matrices(run) == before and (run / "arms/kept/seed0/after/2").is_dir()
+    for answer, code in (("n\n", 1), ("y\n", 0)):
+        terminal = io.StringIO(answer)
+        terminal.isatty = lambda: True  # type: ignore[method-assign]
+        monkeypatch.setattr("sys.stdin", terminal)
+        assert typed(str(run), "--to", "sound", "--arm", "kept") == code
+        assert capsys.readouterr().out.splitlines()[0] == doomed[0]
+        assert (run / "arms/kept/seed0/after/2").is_dir() == bool(code)
+    assert (run / "arms/rehearsal/seed0/after/2").is_dir()  # the other arm stands as it was
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    assert typed(str(run), "--to", "sound", "--arm", "kept") == 0  # nothing is left to be deleted: nothing to ask
+
+
+def test_a_rollback_says_that_a_server_uses_the_run(world: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = teach(world, **{**SETTINGS, "arms": {"kept": ARMS["kept"]}, "curriculum": ["sound", "legs"]})
+    using = f"mind: a server or a chat is using {run}; what it has not loaded yet will be gone"
+    with runs.Run(run).used(), runs.Run(run).used():  # two servers may
+        assert typed(str(run), "--to", "sound") == 2
+        assert capsys.readouterr().out.splitlines()[-1] == using
+        assert typed(str(run), "--to", "sound", "--yes") == 0
+        assert using in capsys.readouterr().out
+    assert not runs.Run(run).in_use

@@ -231,15 +231,15 @@ def test_what_was_forgotten_in_a_stream_can_be_checked(tmp_path: Path) -> None:
 def test_a_stream_goes_back_to_a_chunk_and_on_again(world: Path) -> None:
     from test_resume import ADAPTER, matrices
 
-    from continual.rollback import rollback
+    from continual.rollback import Selection, rollback
 
     settings = {"stream": {"chunks": 3}, "arms": {"x": ARM}, "adapter": ADAPTER}
     settings["evaluate"] = {"limit": 8, "general": ["first"]}
     run = teach(world, **settings)
     whole, before = matrices(run), read_json(run / "arms/x/seed0/run.json")
     with pytest.raises(ContinualError, match="not announced, and states lie between chunks"):
-        rollback(run, "sound", None, None, Console(file=io.StringIO()))
-    rollback(run, "chunk 1", None, None, Console(file=io.StringIO()))
+        rollback(run, Selection("sound"), Console(file=io.StringIO()))
+    rollback(run, Selection("chunk 1"), Console(file=io.StringIO()))
     told = read_json(run / "arms/x/seed0/run.json")
     assert told["rows"] == ["base", "chunk 1"] and told["rehearsed"] == [] and len(told["general"]) == 2
     assert told["spans"] == before["spans"]

@@ -59,12 +59,10 @@ def table(tasks: Sequence[str], found: Sequence[Found], references: Sequence[Ref
     for one in references:
         cells = (percent(one.scores[task]) for task in tasks)
         shown.add_row(Text(one.name), *cells, percent(_mean(one.scores)), "")
-    best = max((_mean(one.scores) for one in found), default=0.0)
     for each in found:
         cells = (percent(each.scores[task]) for task in tasks)
-        style = "bold" if _mean(each.scores) == best else ""
-        name = Text(f"merge: {each.method} × {each.scale:g}", style=style)
-        shown.add_row(name, *cells, Text(percent(_mean(each.scores)), style=style), percent(each.kept))
+        name = Text(f"merge: {each.method} × {each.scale:g}")
+        shown.add_row(name, *cells, percent(_mean(each.scores)), percent(each.kept))
     return shown
 
 

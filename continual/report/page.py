@@ -11,7 +11,7 @@ from markupsafe import Markup, escape
 
 from continual import results as results_module
 from continual.forgetting import FORMULAE
-from continual.report import curves, pairs, plots, svg
+from continual.report import curves, losses, pairs, plots, svg
 from continual.report.likeness import FIGURES, Line, lines
 from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
 from continual.report.rehearsed import Batch, batches
@@ -38,6 +38,8 @@ class ReportedRun:
     """How like real rows that is."""
     guarded: list[tuple[str, list[str], list[dict[str, Any]]]]
     """Each run with a guard: its name, its tasks, and what was seen after each."""
+    losses: list[tuple[Row, Picture]]
+    """How the loss of the first run of each arm went, where it was kept."""
     recipe: str
     versions: str
 
@@ -81,6 +83,8 @@ def pictures(reported: Sequence[ReportedRun]) -> dict[str, Picture]:
             found[f"tasks{end}"] = svg.grid([svg.grid(panels, 3, title), svg.grid(keys, 6, title)], 1, title)
             for matrix in view.matrices:
                 found[f"R-{matrix.row.arm}{end}"] = plots.heat_map(matrix)
+        end = f"-{run.folder.name}" if len(reported) > 1 else ""
+        found |= {f"loss-{row.arm}{end}": picture for row, picture in run.losses}
     return found
 
 
@@ -102,6 +106,7 @@ def _read(run_dirs: Sequence[Path], documents: Sequence[dict[str, Any]]) -> list
                 rehearsed=_rehearsed(run_dir, document),
                 likeness={arm: lines(entry["runs"][0]["rehearsed"]) for arm, entry in document["arms"].items()},
                 guarded=_guarded(run_dir),
+                losses=_losses(run_dir, document, rows),
                 recipe=(run_dir / "recipe.yaml").read_text(encoding="utf-8"),
                 versions=", ".join(f"{name} {version}" for name, version in versions.items()),
             )
@@ -117,6 +122,16 @@ def _rehearsed(run_dir: Path, document: dict[str, Any]) -> dict[str, list[tuple[
             steps = groupby(batches(run_dir / "arms" / arm / first["run"], first), lambda batch: batch.before)
             found[arm] = [(before, list(together)) for before, together in steps]
     return found
+
+
+def _losses(run_dir: Path, document: dict[str, Any], rows: Sequence[Row]) -> list[tuple[Row, Picture]]:
+    drawn = []
+    for arm, entry in document["arms"].items():
+        row = next(row for row in rows if row.arm == arm)
+        picture = losses.loss_curve(row, losses.first_curve(run_dir, arm, entry["runs"][0]["run"]))
+        if picture is not None:
+            drawn.append((row, picture))
+    return drawn
 
 
 def _guarded(run_dir: Path) -> list[tuple[str, list[str], list[dict[str, Any]]]]:
@@ -178,7 +193,7 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         runs=reported,
         rows=rows,
         left_out=pairs.left_out([run.results for run in reported]),
-        best=_best(rows),
+        best=pairs.clearly_best(reported[0].results, rows) if len(reported) == 1 else [],
         neutral=any(row.beside and row.beside.perplexity[0] is not None for row in rows),
         general=list(dict.fromkeys(task for row in rows if row.beside for task in row.beside.scores)),
         title=" and ".join(run.results["name"] for run in reported),
@@ -186,14 +201,3 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         seen=[_seen(reported, width) for width in (560, 220)] if rows else [],
         costs=curves.costs(rows),
     )
-
-
-def _best(rows: Sequence[Row]) -> dict[str, float]:
-    """The best value of each figure among the arms taught in sequence, where there is something to choose."""
-    best = {}
-    for name in TABLE:
-        values = [row.mean[name] for row in rows if row.teach == "sequential"]
-        known = [value for value in values if value is not None]
-        if len(known) > 1:
-            best[name] = max(known) if FORMULAE[name].higher_is_better else min(known)
-    return best

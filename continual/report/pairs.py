@@ -46,3 +46,17 @@ def clear(paired: dict[str, Any]) -> bool:
 def left_out(documents: Sequence[dict[str, Any]]) -> list[str]:
     """Tasks that no paired difference counts, their scores being no means over rows."""
     return sorted({task for document in documents for p in document["paired"] for task in p["left_out"]})
+
+
+def clearly_best(document: dict[str, Any], rows: Sequence[Row]) -> list[str]:
+    """The label of the arm with the best ACC of those taught task after task, if it is one beyond doubt.
+
+    It is where its paired interval to each of the others leaves out zero; at most one label.
+    """
+    taught = [(row, cells) for row, cells in square(document, rows) if row.teach == "sequential"]
+    if len(taught) < 2:
+        return []
+    best, cells = max(taught, key=lambda pair: pair[0].mean["acc"] or 0.0)
+    by_row = dict(zip([row.label for row in rows], cells, strict=True))
+    others = [by_row[row.label] for row, _ in taught if row is not best]
+    return [best.label] if all(other is not None and other["ci"][0] > 0 for other in others) else []

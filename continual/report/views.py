@@ -38,6 +38,8 @@ class Row:
     """The place of the run and set: lines of one colour are told apart by it."""
     beside: Beside | None = None
     """None where it was not measured."""
+    base: Cell = None
+    """The mean score of the untaught base over all tasks."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ def rows_of(document: dict[str, Any], palette: dict[str, int], *, prefix: str = 
                     cost={key: results_module.mean([run["cost"][key] for run in runs]) for key in COSTS},
                     seen=_mean_lists([_seen(run, document) for run in runs]),
                     beside=_beside([run["general"] for run in runs]),
+                    base=results_module.mean([results_module.mean(run["R"][0]) for run in runs]),
                     colour=palette[arm],
                     dash=first_dash + sets.index(group),
                 )

@@ -37,8 +37,10 @@ def headline(row: Row) -> str:
         gap = row.mean["gap_to_specialists"]
         apart = "" if gap is None else f", {_points(gap)} below them" if gap > 0 else f", {_points(-gap)} above them"
         return f"{FROM_SPECIALISTS[row.teach]}: {end}{apart}."
-    share, forgot = share_of_multitask(row), row.mean["forgetting"]
-    of_multitask = "" if share is None else f"{100 * share:.0f} % of what multitask reaches"
+    if _learned_nothing(row):
+        taught, base = percent(row.mean["learning_acc"]), percent(row.base)
+        return f"learned nothing: {taught} % right after each task was taught, {base} % before; it ends at {end}."
+    forgot, of_multitask = row.mean["forgetting"], _of_multitask(row)
     if forgot is not None and forgot >= FORGETS:
         return f"forgot {_points(forgot)} and ends at {end}{f', {of_multitask}' if of_multitask else ''}."
     if forgot is None:
@@ -46,13 +48,27 @@ def headline(row: Row) -> str:
     elif forgot > 0.0005:
         memory = f", with {_points(forgot)} forgotten"
     elif forgot >= -0.0005:
-        memory = ", with nothing forgotten"
+        memory = ", with 0.0 points forgotten on average"
     else:
-        memory = f", with nothing forgotten: earlier tasks rose by {_points(-forgot)}"
+        memory = f"; earlier tasks rose by {_points(-forgot)} on average"
     if of_multitask:
         verb = "kept" if forgot is not None else "reached"
         return f"{verb} {of_multitask}: {end}{memory}."
     return f"ends at {end}{memory}."
+
+
+def _learned_nothing(row: Row) -> bool:
+    """True where no task rose, on average, by being taught: then nothing could be forgotten either."""
+    learned = row.mean["learning_acc"]
+    return learned is not None and row.base is not None and learned - row.base < 0.0005
+
+
+def _of_multitask(row: Row) -> str:
+    """``97 % of what multitask reaches``; near the bound with a digit more, for 96.0 of 96.4 is not all of it."""
+    share = share_of_multitask(row)
+    if share is None:
+        return ""
+    return f"{100 * share:.{1 if 0.95 < share < 1.05 else 0}f} % of what multitask reaches"
 
 
 def _points(difference: float) -> str:
