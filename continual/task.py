@@ -6,6 +6,7 @@ Tasks are found by name: those of the user's folders first, then the shipped one
 import re
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -171,10 +172,17 @@ def find_task(name: str, folders: Sequence[Path] = ()) -> Task:
     found = _index([*folders, shipped("tasks")])
     if name not in found:
         raise ContinualError(f"unknown task '{name}'{did_you_mean(name, found)}")
-    path, *hidden = found[name]
-    if hidden:
-        warnings.warn(f"the task '{name}' is {path}, which hides {hidden[0]}", stacklevel=2)
+    path, *others = found[name]
+    hidden = next((other for other in others if not other.samefile(path)), None)
+    if hidden is not None:
+        _announce(name, path.resolve(), hidden.resolve())
     return read_task(path)
+
+
+@cache
+def _announce(name: str, path: Path, hidden: Path) -> None:
+    """Warn, once in the life of a process: a run looks for each task several times."""
+    warnings.warn(f"the task '{name}' is {path}, which hides {hidden}", stacklevel=3)
 
 
 def list_tasks(folders: Sequence[Path] = ()) -> list[Task]:

@@ -1,6 +1,7 @@
 import json
 import textwrap
 import time
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import pytest
 
 from continual.errors import ContinualError
+from continual.paths import shipped
 from continual.sample import Sample
 from continual.task import Task, find_task, list_tasks, read_task
 
@@ -343,6 +345,24 @@ def test_users_file_wins_over_a_shipped_one_with_a_notice(tmp_path: Path) -> Non
         assert find_task("sst", [tmp_path]).file == path
     assert find_task("sst").family == "lamol"
     assert [task.file for task in list_tasks([tmp_path]) if task.task == "sst"] == [path]
+
+
+def test_the_notice_comes_once_and_only_where_another_file_is_hidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        # The shipped folder by other names: it hides nothing.
+        (tmp_path / "link").symlink_to(shipped("tasks"))
+        monkeypatch.chdir(shipped("tasks").parent)
+        for folders in ([Path("tasks")], [Path("tasks"), Path("tasks/../tasks")], [tmp_path / "link"]):
+            assert find_task("sst", folders).family == "lamol"
+        assert not seen
+        make(tmp_path / "own", (HEAD + BODY).replace("task: reviews", "task: sst"))
+        for _ in range(3):
+            find_task("sst", [tmp_path / "own"])
+            find_task("sst", [tmp_path / "own", Path("tasks")])
+        assert len(seen) == 1
 
 
 def test_broken_file_hurts_only_its_own_task(tmp_path: Path) -> None:
