@@ -17,7 +17,7 @@ def teaching() -> list[Path]:
 
 def test_all_of_them_are_shipped():
     names = {"quickstart", "lamol-sst-srl-woz", "textclass-5", "olora15", "trace", "glue", "stream", "tinyworld-base"}
-    names |= {"generalist"}
+    names |= {"generalist", "chat"}
     assert names == {path.stem for path in SHIPPED}
 
 
