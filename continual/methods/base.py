@@ -56,6 +56,7 @@ class BasePlugin(LossPlugin, MethodPlugin):
     def after_train_dataset_adaptation(self, strategy: Any, **kwargs: Any) -> None:
         number = strategy.experience.current_experience
         if number == 0 and not self.path.exists():
+            self.say(f"    [dim]writes {self.wanted} samples of what it could do before …[/dim]")
             text.save(self.path, self.writer.write(strategy.lm, self.wanted, self.seed))
         written = text.load(self.path)
         self.generated_tokens = sum(s.tokens for s in written) if number == 0 else 0
