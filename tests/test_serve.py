@@ -13,6 +13,7 @@ import pytest
 import served
 
 from continual.decode import Decoder
+from continual.errors import ContinualError
 from continual.inference import Taught
 from continual.route import BASE
 from continual.sample import Message
@@ -251,6 +252,38 @@ def test_what_changes_nothing_may_be_sent(api: served.Running) -> None:
     assert words(api, messages=parts) == words(api)
     system = [{"role": role, "content": "be good"} for role in ("system", "developer")]
     assert words(api, messages=[system[0], *HELLO]) == words(api, messages=[system[1], *HELLO]) != words(api)
+
+
+def test_the_result_of_a_tool_is_a_turn(api: served.Running) -> None:
+    function = {"name": "add", "arguments": '{"a": 2}'}
+    call = {"id": "1", "type": "function", "function": function}
+    calls = {"role": "assistant", "content": None, "tool_calls": [call]}
+    result = {"role": "tool", "content": "blue", "tool_call_id": "1"}
+    reply = chat(api, messages=[*HELLO, calls, result])
+    read = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    turns = [Message("user", HELLO[0]["content"]), Message("assistant", "", (read,)), Message("tool", "blue")]
+    assert reply.usage.prompt_tokens == len(api.app.generation.chat.prompt_ids(turns, 128))
+    for wrong, error in (
+        ([*HELLO, result], "tools answer an assistant's calls"),
+        ([*HELLO, calls | {"tool_calls": []}, result], "content: a text is expected"),
+        ([{**HELLO[0], "tool_calls": calls["tool_calls"]}], "only an assistant calls tools"),
+        ([*HELLO, {**calls, "tool_calls": [{"function": function | {"arguments": "{"}}]}, result], "arguments"),
+        ([*HELLO, {**calls, "tool_calls": [{"function": function | {"arguments": "[]"}}]}, result], "a JSON object"),
+    ):
+        with pytest.raises(openai.BadRequestError, match=error):
+            chat(api, messages=wrong)
+
+
+def test_a_turn_that_the_form_has_no_place_for_is_refused(
+    api: served.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*given: Any) -> Any:
+        raise ContinualError("the template has no system role")
+
+    monkeypatch.setattr(api.app.generation.chat, "prompt_ids", refuse)
+    with pytest.raises(openai.BadRequestError, match="the template has no system role") as told:
+        words(api)
+    assert told.value.param == "messages"
 
 
 def test_bodies_that_are_no_json_are_refused(api: served.Running) -> None:

@@ -6,13 +6,22 @@ import gc
 from abc import abstractmethod
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import from_json
 from starlette.requests import Request
 
 from continual.inference import MAX_NEW_TOKENS
 from continual.prompts import order_problem
-from continual.sample import Message
+from continual.sample import Message, Role
 from continual.sampling import Sampling
 from continual.serve.errors import ApiError
 
@@ -74,17 +83,58 @@ class Part(Bounded):
     text: Text
 
 
+class FunctionCall(Bounded):
+    """What an assistant calls."""
+
+    name: Name
+    arguments: Text
+    """An object, as JSON."""
+
+    @field_validator("arguments")
+    @classmethod
+    def _is_an_object(cls, text: str) -> str:
+        if not isinstance(from_json(text), dict):
+            raise ValueError("a JSON object is expected")
+        return text
+
+
+class ToolCall(Bounded):
+    """A call in an assistant's message."""
+
+    type: Literal["function"] = "function"
+    function: FunctionCall
+
+    @property
+    def as_templates_take_it(self) -> dict[str, Any]:
+        """The call with its arguments as an object, which chat templates expect."""
+        function = {"name": self.function.name, "arguments": from_json(self.function.arguments)}
+        return {"type": self.type, "function": function}
+
+
 class ChatMessage(Bounded):
     """A message of a conversation."""
 
-    role: Literal["system", "developer", "user", "assistant"]
-    content: Text | Annotated[list[Part], Field(max_length=1024, fail_fast=True)]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
+    content: Text | Annotated[list[Part], Field(max_length=1024, fail_fast=True)] | None = None
+    tool_calls: Annotated[list[ToolCall], Field(max_length=128, fail_fast=True)] | None = None
+    name: Name | None = None
+
+    @model_validator(mode="after")
+    def _says_something(self) -> ChatMessage:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError("only an assistant calls tools")
+        if self.content is None and not self.tool_calls:
+            raise ValueError("content: a text is expected")
+        return self
 
     @property
     def message(self) -> Message:
         """The message as the model's chat form takes it."""
-        text = self.content if isinstance(self.content, str) else "".join(part.text for part in self.content)
-        return Message("system" if self.role == "developer" else self.role, text)
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        calls = tuple(call.as_templates_take_it for call in self.tool_calls or ())
+        role: Role = "system" if self.role == "developer" else self.role
+        return Message(role, text, calls, self.name if role == "tool" else None)
 
 
 class StreamOptions(Bounded):

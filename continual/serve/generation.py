@@ -18,6 +18,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from continual.chat import Chat
+from continual.errors import ContinualError
 from continual.request import Request
 from continual.route import AUTO
 from continual.seeds import derive
@@ -59,9 +60,13 @@ class Generation:
     async def chat_route(self, http: HttpRequest) -> Response:
         body = await read(http, ChatBody)
         messages = [entry.message for entry in body.messages]
-        self._check_size("messages", sum(len(message.content) for message in messages), len(messages))
+        characters = sum(len(text) for message in messages for text in message.texts[1:])  # without its role
+        self._check_size("messages", characters, len(messages))
         served, told = await self._who(http, body, lambda: messages[-1].content)
-        prompt = await self._off_loop(lambda: self.chat.prompt_ids(messages, sys.maxsize))
+        try:
+            prompt = await self._off_loop(lambda: self.chat.prompt_ids(messages, sys.maxsize))
+        except ContinualError as error:  # the chat template refuses such a conversation
+            raise ApiError(400, str(error), None, "messages") from None
         form = ChatForm(body.model, self.text, body.top is not None, told)
         return await self._answer(http, body, served, [prompt], form, strip=True)
 
