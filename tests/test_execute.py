@@ -51,11 +51,11 @@ def watched(patch: pytest.MonkeyPatch) -> Notes:
         notes.base_exams += plain
         return examine(self, model, tasks)
 
-    def learning(self: Any, lesson: Any, what: str, into: Path) -> None:
+    def learning(self: Any, lesson: Any, what: str, into: Path, **more: Any) -> None:
         model = self.strategy.lm
         start = {name: p.detach().clone() for name, p in model.named_parameters() if p.requires_grad}
         rows = [tuple(row["input_ids"]) for row in lesson.dataset]
-        learn(self, lesson, what, into)
+        learn(self, lesson, what, into, **more)
         with torch.inference_mode():
             after = model(torch.tensor(PROBE)).logits
         told = {"into": into, "start": start, "rows": rows, "steps": self.strategy.step, "logits": after}

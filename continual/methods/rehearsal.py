@@ -230,7 +230,7 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
             before = {task: self._path(task, self._last(number)) for task in fresh}
             earlier = {task: text.load(path) for task, path in before.items() if path.exists()}
             seed = derive(self.seed, number, "rehearse")
-            if not self.real:
+            if self.stored is None:
                 self.say(f"    [dim]writes {sum(fresh.values())} samples of {', '.join(fresh)} …[/dim]")
             for task, samples in self.writer.write(model, fresh, seed, earlier, self._shapes).items():
                 text.save(paths[task], samples)
