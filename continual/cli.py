@@ -180,19 +180,43 @@ def show(
 @app.command()
 def validate(
     files: Annotated[list[str], typer.Argument(help="Recipes, pretraining recipes or tasks.", metavar="FILE…")],
+    data_root: DataRoot = None,
     tasks: Tasks = None,
 ) -> None:
-    """Check files and print every mistake in them."""
+    """Check files and print every mistake in them; of tasks, look at the first rows too."""
     from continual import listing
 
     wrong: list[str] = []
     for file in files:
         try:
-            print(f"{file}: ok, {listing.validate(file, tasks or ())}")
+            print(f"{file}: ok, {listing.validate(file, tasks or (), data_root)}")
         except ContinualError as error:
             wrong += error.lines
     if wrong:
         raise ContinualError(*wrong)
+
+
+@app.command()
+def new(
+    name: Annotated[str, typer.Argument(help="The task's name.", metavar="NAME")],
+    file: Annotated[
+        Path, typer.Argument(help="CSV, JSON, JSON Lines or Parquet; or a folder with train and test.", metavar="FILE")
+    ],
+    prompt: Annotated[
+        list[str] | None, typer.Option(help="A column of the prompt, instead of a guess.", metavar="COLUMN")
+    ] = None,
+    answer: Annotated[
+        str | None, typer.Option(help="The column of the answer, instead of a guess.", metavar="COLUMN")
+    ] = None,
+    tasks: Annotated[Path, typer.Option(help="Where the task file is written.", metavar="DIR")] = Path("tasks"),
+    yes: Annotated[bool, typer.Option("--yes", help="Write without asking; never over a file.")] = False,
+) -> None:
+    """Look at a file of rows, guess its task, and write the task file."""
+    from continual import new_task
+
+    new_task.new_task(
+        new_task.Request(name, file, tasks, tuple(prompt or ()), answer, yes), make_console()
+    )
 
 
 @app.command()

@@ -60,6 +60,8 @@ class TaskSize:
     answer_tokens: float
     too_long: float = 0.0
     """Share of the rows that are longer than max_length."""
+    notices: tuple[str, ...] = ()
+    """What a user may not expect of the data, see `Task.notices`."""
 
 
 @dataclass
@@ -117,6 +119,9 @@ def look_at_tasks(
     Raises:
         ContinualError: with what is wrong for every task whose data are missing.
     """
+    from continual.task import TaskIndex
+
+    index = TaskIndex(folders)
     sizes: dict[str, TaskSize] = {}
     missing: list[str] = []
     for entry in recipe.curriculum:
@@ -125,7 +130,7 @@ def look_at_tasks(
             sizes[entry.task] = TaskSize(entry.task, rows, rows, 0, 0, 0.0, 0.0)
     for name in (*recipe.measured, *recipe.evaluate.general):
         try:
-            sizes[name] = _look_at_task(recipe, name, base, data_root, folders)
+            sizes[name] = _look_at_task(recipe, index.find(name), base, data_root)
         except ContinualError as error:
             missing += error.lines
     if missing:
@@ -276,6 +281,7 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
     for size in sizes.values():
         if size.too_long > 0.02:
             found.append(f"{size.task}: {size.too_long:.0%} of the rows are longer than max_length={longest}")
+        found += size.notices
         if size.train < 100 and size.task in recipe.tasks:
             found.append(f"{size.task}: only {size.train} training rows")
     found += [
@@ -369,12 +375,8 @@ def _steps(training: Training, rows: float, tokens: float) -> int:
     return math.ceil(rows / (training.per_device_train_batch_size * training.gradient_accumulation_steps))
 
 
-def _look_at_task(
-    recipe: Recipe, name: str, base: BaseSize, data_root: Path | None, folders: Sequence[Path]
-) -> TaskSize:
-    from continual.task import find_task
-
-    task = find_task(name, folders)
+def _look_at_task(recipe: Recipe, task: "Task", base: BaseSize, data_root: Path | None) -> TaskSize:
+    name = task.task
     taught = name in recipe.tasks
     looked_at = task.samples("train" if taught else "test", data_root=data_root, limit=LOOKED_AT)
     if not looked_at:
@@ -394,6 +396,7 @@ def _look_at_task(
         tokens=sum(len(one.input_ids) for one in encoded) / len(encoded),
         answer_tokens=sum(sum(one.answer) for one in encoded) / len(encoded),
         too_long=sum(one.truncated for one in encoded) / len(encoded),
+        notices=tuple(task.notices(data_root)) if taught else (),
     )
 
 

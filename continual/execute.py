@@ -24,7 +24,7 @@ from continual.progress import Teller
 from continual.recipe import Recipe
 from continual.record import Record
 from continual.runs import Run, read_json, remove_folder, write_json, write_text
-from continual.task import Task, find_task
+from continual.task import Task, TaskIndex
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -52,22 +52,25 @@ def run(
     run = Run(Path(recipe.output_dir))
     _check_place(run, fresh)
     planned = expand(recipe)
-    tasks = {name: find_task(name, task_folders) for name in recipe.measured}
+    index = TaskIndex(task_folders)
+    tasks = index.find_all(recipe.measured)
     old = None if fresh or not run.exists else _earlier(run, recipe)
     teller = Teller(console)
     # What cannot be had is noticed before anything is written.
     for plan in planned:
         check_plugins(plan.recipe)
-    materials = _Materials(tasks, task_folders, data_root)
+    materials = _Materials(tasks, index, data_root)
     first = materials.of(planned[0])
     if old is not None:
         check_data(run, old, first.fingerprints)
+    for notice in (notice for task in tasks.values() for notice in task.notices(data_root)):
+        teller.say(f"[yellow]mind:[/yellow] {escape(notice)}")
     with _writing(run.path), run.locked():
         if fresh:
             run.remove()
         elif old is not None:
             _drop_joint_runs(run, recipe)
-        general = {name: find_task(name, task_folders) for name in recipe.evaluate.general}
+        general = index.find_all(recipe.evaluate.general)
         manifest = _begin(run, recipe, tasks, general, first, old, teller)
         for notice in portable.notices(recipe.adapter.model_dump()) if recipe.adapter is not None else ():
             teller.say(f"[yellow]mind:[/yellow] {escape(notice)}")
@@ -87,14 +90,14 @@ def run(
 class _Materials:
     """The newest `Material`, gathered anew only where seed or sweep point changes."""
 
-    def __init__(self, tasks: Mapping[str, Task], folders: Sequence[Path], data_root: Path | None) -> None:
-        self.tasks, self.folders, self.data_root = tasks, folders, data_root
+    def __init__(self, tasks: Mapping[str, Task], index: TaskIndex, data_root: Path | None) -> None:
+        self.tasks, self.index, self.data_root = tasks, index, data_root
         self._key: Any = None
 
     def of(self, plan: PlannedRun) -> Material:
         key = (plan.seed, plan.recipe)
         if self._key is None or self._key != key:
-            general = {name: find_task(name, self.folders) for name in plan.recipe.evaluate.general}
+            general = self.index.find_all(plan.recipe.evaluate.general)
             self._key, self._material = key, gather(plan.recipe, self.tasks, plan.seed, self.data_root, general)
         return self._material
 

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 RUNS = Path("runs")
 
+LOOKED_AT = 100
+"""Rows of each split that `validate` renders."""
+
 METHODS = {
     "finetune": ("teach: sequential", "task after task, no protection: the lower bound"),
     "rehearsal": (
@@ -89,8 +92,10 @@ def find_run(name: str) -> Path:
     raise ContinualError(f"no run in {name} or {RUNS / name} (no manifest.json there){near}")
 
 
-def validate(name: str, folders: Sequence[Path] = ()) -> str:
+def validate(name: str, folders: Sequence[Path] = (), data_root: Path | None = None) -> str:
     """Check a recipe, a pretraining recipe or a task; say in a few words what it is.
+
+    Of a task the first rows are looked at too, where they are on this machine.
 
     Raises:
         ContinualError: with every mistake.
@@ -101,7 +106,9 @@ def validate(name: str, folders: Sequence[Path] = ()) -> str:
         from continual.task import read_task
 
         task = read_task(path)
-        return f"task {task.task} ({task.output_type}, {task.metric})"
+        looked = task.check_first_rows(LOOKED_AT, data_root)
+        rows = "" if looked else "; its rows are on the Hub and were not looked at"
+        return f"task {task.task} ({task.output_type}, {task.metric}){rows}"
     if kind == "pretrain":
         from continual.pretrain import load_pretrain_recipe
 

@@ -31,7 +31,7 @@ from continual.routing import specialists_of
 from continual.runs import Run, read_json, write_json, write_text
 from continual.score import score
 from continual.seeds import derive
-from continual.task import find_task
+from continual.task import TaskIndex
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -200,8 +200,8 @@ def mean(scores: Mapping[str, float]) -> float:
 
 
 def _material(run_dir: Path, recipe: Recipe, seed: int, data_root: Path | None, folders: Sequence[Path]) -> Material:
-    tasks = {name: find_task(name, folders) for name in recipe.measured}
-    general = {name: find_task(name, folders) for name in recipe.evaluate.general}
+    index = TaskIndex(folders)
+    tasks, general = index.find_all(recipe.measured), index.find_all(recipe.evaluate.general)
     material = gather(recipe, tasks, seed, data_root, general)
     run = Run(run_dir)
     if seed == recipe.seeds[0]:  # the manifest knows the rows as the first seed words them

@@ -1,8 +1,9 @@
 """A recipe: a model, a curriculum, and the ways of teaching it; loaded, overridden and checked as a whole."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -29,6 +30,9 @@ from continual.settings import (
 )
 from continual.settings_base import Settings
 from continual.stream_settings import TOLD, Stream, unannounced
+
+if TYPE_CHECKING:
+    from continual.task import TaskIndex
 
 DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal": {}}}
 """What a recipe without `arms` teaches."""
@@ -345,11 +349,17 @@ def load_recipe(name_or_path: str, overrides: Sequence[str] = (), folders: Seque
             given = data.get("output_dir", f"runs/{path.stem}")
             data = {**data, "output_dir": f"{given}-{overriding.short_hash(changes)}" if changes else given}
 
-    def wrong_with_task(name: str) -> str | None:
-        from continual.task import find_task
+    @functools.cache
+    def index() -> "TaskIndex":
+        from continual.task import TaskIndex
 
+        return TaskIndex(folders)
+
+    # Each point of a sweep asks again.
+    @functools.cache
+    def wrong_with_task(name: str) -> str | None:
         try:
-            find_task(name, folders)
+            index().find(name)
         except ContinualError as error:
             return "; ".join(error.lines)
         return None

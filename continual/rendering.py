@@ -1,23 +1,17 @@
 """Rows become samples: wordings, answers, choices, conversations, and the fixed hash of each row."""
 
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from continual.conversations import Conversation, conversation
 from continual.errors import ContinualError
 from continual.problems import dotted
-from continual.sample import Message, Role, Sample
+from continual.sample import Message, Sample
 from continual.seeds import derive
 from continual.taskfile import TaskFile, listed
 from continual.wording import Row, Wording, WordingError
-
-_ROLES: dict[str, Role] = {
-    "system": "system",
-    "user": "user",
-    "human": "user",
-    "assistant": "assistant",
-    "gpt": "assistant",
-}
 
 
 @dataclass(frozen=True)
@@ -30,6 +24,8 @@ class Rendered:
     references: tuple[str, ...]
     key: int
     """A fixed hash of what is said, the same on every machine and wherever the row was read from."""
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """The functions on offer."""
     dialogue: str = ""
 
     @property
@@ -53,6 +49,8 @@ class Renderer:
         references = copy.get("references") if local else metadata.get("references")
         where = copy.get("where") if local else metadata.get("where")
         self.task = task
+        self.unread: set[str] = set()
+        """What conversations held that was not read, of the rows rendered so far."""
         self.columns = {name: Wording(text, *above, "columns", name) for name, text in columns.items()}
         self.where = Wording(where, *above, "where") if where else None
         self.references = Wording(references, *above, "references") if references else None
@@ -77,16 +75,31 @@ class Renderer:
         Raises:
             ContinualError: a template does not fit a row, or an answer is none of the choices.
         """
-        rendered = []
-        for number, row in enumerate(rows, start=1):
-            try:
-                mapped = self._mapped(row)
-                if self.where is None or _truth(self.where, mapped):
-                    rendered.append(self._render(mapped))
-            except WordingError as error:
-                key = f"{dotted(error.keys)}: " if error.keys else ""
-                raise ContinualError(f"{self.task.at(*error.keys)}: {key}{error} (row {number} of {split})") from None
-        return rendered
+        each = (self.render_row(row, number, split) for number, row in enumerate(rows, start=1))
+        return [rendered for rendered in each if rendered is not None]
+
+    def render_row(self, row: Row, number: int, split: str) -> Rendered | None:
+        """One row under the first wording; None where ``where`` leaves it out.
+
+        Args:
+            number: the row's place in its split, from 1, for errors.
+
+        Raises:
+            ContinualError: as `render`.
+        """
+        try:
+            mapped = self._mapped(row)
+            if self.where is None or _truth(self.where, mapped):
+                return self._render(mapped)
+        except WordingError as error:
+            key = f"{dotted(error.keys)}: " if error.keys else ""
+            place = self.task.at(*error.keys)
+            raise ContinualError(f"{place}: {key}{error} (row {number} of {split})") from None
+        except UnicodeEncodeError:
+            place = self.task.at("dataset_path")
+            half = "holds half a character (a lone surrogate), which is no text"
+            raise ContinualError(f"{place}: row {number} of {split} {half}") from None
+        return None
 
     def sample(self, rendered: Rendered, choice: int) -> Sample:
         """The sample under the wording that a random number chooses."""
@@ -103,6 +116,7 @@ class Renderer:
             rendered.references,
             delimiter,
             instruction,
+            rendered.tools,
             dialogue=rendered.dialogue,
         )
 
@@ -115,8 +129,10 @@ class Renderer:
         return mapped
 
     def _render(self, row: Row) -> Rendered:
+        tools: tuple[Mapping[str, Any], ...] = ()
         if self.target is None:
-            messages = _conversation(row, self.task.messages)
+            talk = self._conversation(row)
+            messages, tools = talk.messages, talk.tools
             choices: tuple[str, ...] = self.task.labels
             answers: tuple[str, ...] = (messages[-1].content,)
         else:
@@ -125,9 +141,16 @@ class Renderer:
             messages = (Message("user", self.texts[0].text(row)), Message("assistant", answers[0]))
         if self.references:
             answers = tuple(dict.fromkeys((answers[0], *self.references.texts(row))))
-        key = derive("row", self.task.task, *(text for message in messages for text in message.texts))
+        texts = [text for message in messages for text in message.texts]
+        texts += [json.dumps(tool, sort_keys=True) for tool in tools]
+        key = derive("row", self.task.task, *texts)
         dialogue = self.dialogue.text(row) if self.dialogue else ""
-        return Rendered(row, messages, choices, answers, key, dialogue)
+        return Rendered(row, messages, choices, answers, key, tools, dialogue)
+
+    def _conversation(self, row: Row) -> Conversation:
+        talk = conversation(row, self.task.messages)
+        self.unread |= talk.unread
+        return talk
 
     def _answers(self, target: Wording, row: Row, choices: tuple[str, ...]) -> tuple[str, ...]:
         value = target.value(row)
@@ -167,48 +190,3 @@ def _truth(where: Wording, row: Row) -> bool:
     if text not in ("True", "False"):
         raise where.error(f"should render True or False, renders {text!r}")
     return text == "True"
-
-
-def _conversation(row: Row, column: str | None) -> tuple[Message, ...]:
-    """The conversation of a row: a named column, or what the usual columns of chat data say.
-
-    Those are ``messages``, ``conversations`` (ShareGPT), or ``instruction``, ``input``, ``output`` (Alpaca).
-    """
-    if column is not None:
-        return _messages(Wording(column, "messages").value(row))
-    for usual in ("messages", "conversations"):
-        if usual in row:
-            return _messages(row[usual])
-    if "instruction" in row and "output" in row:
-        prompt = "\n\n".join(part for part in (row["instruction"], row.get("input")) if part)
-        return (Message("user", prompt), Message("assistant", str(row["output"])))
-    raise WordingError(
-        "give doc_to_text and doc_to_target, or messages: the rows have no messages, conversations, or "
-        f"instruction and output; the columns are: {', '.join(row)}"
-    )
-
-
-def _messages(value: Any) -> tuple[Message, ...]:
-    if not isinstance(value, list | tuple) or not all(isinstance(turn, Mapping) for turn in value):
-        raise WordingError("a conversation should be a list of turns with role and content", "messages")
-    messages = tuple(_message(turn) for turn in value)
-    roles = [message.role for message in messages]
-    turns = roles[1:] if roles[:1] == ["system"] else roles
-    if not turns or turns != ["user", "assistant"] * (len(turns) // 2):
-        raise WordingError(
-            "a conversation should be user and assistant in turns, after at most one system message, and end with "
-            f"the assistant's answer; here it is {', '.join(roles)}",
-            "messages",
-        )
-    return messages
-
-
-def _message(turn: Mapping[str, Any]) -> Message:
-    role, content = (
-        (turn.get("from"), turn.get("value")) if "from" in turn else (turn.get("role"), turn.get("content"))
-    )
-    if role not in _ROLES:
-        raise WordingError(f"the role {role!r} is none of {', '.join(_ROLES)}", "messages")
-    if not isinstance(content, str):
-        raise WordingError(f"the content of a turn should be text, is {content!r}", "messages")
-    return Message(_ROLES[role], content)

@@ -1,26 +1,38 @@
 """Where the rows of a task come from: the Hub, a folder, files, or a Python generator beside the file."""
 
-import csv
-import gzip
 import importlib.util
-import json
 import os
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from continual.errors import ContinualError
 from continual.problems import did_you_mean
-
-Row = dict[str, Any]
+from continual.rowfiles import (
+    LARGE,
+    READ_OFF,
+    SUFFIXES,
+    ArrowRows,
+    LargeRows,
+    Reading,
+    Row,
+    checked,
+    open_rows,
+    read_file,
+    size_of,
+)
 
 DATA_ROOT = "CONTINUAL_DATA"
 """The environment variable that names the folder of local copies, where ``--data-root`` is not given."""
 
 BUILDERS = ("json", "csv", "parquet")
-_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+
+
+class NoSplitError(ContinualError):
+    """The data are there, but have no split of that name."""
 
 
 def mirror_file(data_root: Path | None, path: str, split: str) -> Path | None:
@@ -29,129 +41,151 @@ def mirror_file(data_root: Path | None, path: str, split: str) -> Path | None:
     return root / f"{path}.{split}.jsonl.gz" if root else None
 
 
-def rows_of(home: Path, path: str, name: str | None, kwargs: Mapping[str, Any], split: str) -> list[Row]:
-    """The rows of one split.
+@dataclass(frozen=True)
+class Source:
+    """The data set that a task file names."""
 
-    Args:
-        home: the folder of the task file; relative paths start there.
-        path: ``dataset_path``: json, csv, parquet, python, a folder, or a name on the Hub.
-        name: ``dataset_name``, the configuration of a data set on the Hub.
-        kwargs: ``dataset_kwargs``.
-        split: the split as the data set calls it.
+    home: Path
+    """The folder of the task file; relative paths start there."""
+    path: str
+    """``dataset_path``: json, csv, parquet, python, a folder, or a name on the Hub."""
+    name: str | None
+    """``dataset_name``, the configuration of a data set on the Hub."""
+    kwargs: Mapping[str, Any]
+    """``dataset_kwargs``."""
 
-    Raises:
-        ContinualError: the data is not there or cannot be read. Says what was looked for, not the task.
-    """
-    if path == "python":
-        return _from_python(home, kwargs, split)
-    if path in BUILDERS:
-        return _from_files(home, kwargs, split)
-    if is_folder(home, path):
-        return _from_folder(home / path, name, kwargs, split)
-    return _from_hub(path, name, kwargs, split)
+    @property
+    def remote(self) -> bool:
+        """Whether the data set is on the Hub."""
+        return self.path not in (*BUILDERS, "python") and not self._is_folder
 
+    @property
+    def _is_folder(self) -> bool:
+        """Whether ``dataset_path`` means a folder; a name on the Hub has no leading dot or slash."""
+        return self.path.startswith((".", "/", "~")) or (self.home / self.path).is_dir()
 
-def is_folder(home: Path, path: str) -> bool:
-    """Whether ``dataset_path`` means a folder; a name on the Hub has no leading dot or slash."""
-    return path.startswith((".", "/", "~")) or (home / path).is_dir()
+    def files(self, split: str) -> list[Path]:
+        """Return the files of a split; none where the data are not in files of a known format.
 
+        Raises:
+            ContinualError: no files are named.
+            NoSplitError: files of other splits only.
+        """
+        if self.path in BUILDERS:
+            return _named_files(self.home, self.kwargs, split)
+        if self._is_folder:
+            return _files_in((self.home / self.path).expanduser(), split)
+        return []
 
-def is_remote(home: Path, path: str) -> bool:
-    """Whether ``dataset_path`` is a name on the Hub."""
-    return path not in (*BUILDERS, "python") and not is_folder(home, path)
-
-
-def read_file(file: Path) -> list[Row]:
-    """The rows of a JSON Lines, JSON, CSV or Parquet file, packed with gzip or not.
-
-    Raises:
-        ContinualError: no such file, another format, or rows that cannot be read.
-    """
-    if not file.is_file():
-        raise ContinualError(f"{file}: no such file")
-    kind = Path(file.name.removesuffix(".gz")).suffix
-    try:
-        if kind == ".parquet":
-            import pyarrow.parquet
-
-            rows: Any = pyarrow.parquet.read_table(file).to_pylist()
-        elif kind in (".jsonl", ".json", ".csv"):
-            packed = file.suffix == ".gz"
-            with (
-                gzip.open(file, "rt", encoding="utf-8", newline="")
-                if packed
-                else file.open(encoding="utf-8", newline="") as stream
-            ):
-                rows = list(csv.DictReader(stream)) if kind == ".csv" else _json_rows(stream.read(), file)
-        else:
-            raise ContinualError(f"{file}: should end in {', '.join(_SUFFIXES)}, with .gz or without")
-    except (OSError, EOFError, csv.Error, UnicodeDecodeError) as error:
-        raise ContinualError(f"{file}: cannot be read: {error}") from None
-    return checked(rows, str(file))
-
-
-def checked(rows: Any, where: str) -> list[Row]:
-    """The rows, if they are a list of mappings.
-
-    Raises:
-        ContinualError: they are not.
-    """
-    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        raise ContinualError(f"{where}: should hold a list of rows, each with named columns")
-    return rows
-
-
-def _json_rows(text: str, file: Path) -> Any:
-    if text.lstrip().startswith("["):
+    def has_files(self, split: str) -> bool:
+        """Return whether a split is in files of a known format."""
         try:
-            return json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ContinualError(f"{file}:{error.lineno}: not valid JSON: {error.msg}") from None
-    rows = []
-    # Not splitlines(): it also breaks at U+2028 and others, which JSON strings may hold.
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ContinualError(f"{file}:{number}: not valid JSON: {error.msg}") from None
-    return rows
+            return bool(self.files(split))
+        except ContinualError:
+            return False
+
+    def rows(self, split: str, on_disk: bool = False) -> list[Row] | LargeRows:
+        """Read one split.
+
+        Args:
+            on_disk: leave the rows of files where they are until they are wanted.
+
+        Raises:
+            ContinualError: the data are not there or cannot be read. Says what was looked for, not the task.
+        """
+        if self.path == "python":
+            return _from_python(self.home, self.kwargs, split)
+        files = self.files(split)
+        if files:
+            reading = _reading(self.kwargs) if self.path in BUILDERS else READ_OFF
+            if on_disk:
+                return open_rows(files, reading)
+            return [row for file in files for row in read_file(file, reading)]
+        folder = (self.home / self.path).expanduser()
+        path = str(folder) if self._is_folder else self.path
+        return _from_hub(path, self.name, self.kwargs, split)
+
+    def first_rows(self, split: str, count: int) -> list[Row]:
+        """Read the first rows of a split, of large files without reading the rest.
+
+        Raises:
+            ContinualError: as `rows`.
+        """
+        rows = self.rows(split, on_disk=sum(map(size_of, self.files(split))) > LARGE)
+        return rows[:count] if isinstance(rows, list) else rows.head(count)
 
 
-def _from_files(home: Path, kwargs: Mapping[str, Any], split: str) -> list[Row]:
-    files = _only(kwargs, "data_files").get("data_files")
+def _reading(kwargs: Mapping[str, Any]) -> Reading:
+    given = {key: kwargs.get(key) for key in ("delimiter", "encoding")}
+    delimiter = given["delimiter"]
+    for key, value in given.items():
+        if value is not None and not isinstance(value, str):
+            raise ContinualError(f"dataset_kwargs.{key}: should be a text, is {value!r}")
+    if delimiter is not None and len(delimiter) != 1:
+        raise ContinualError(f"dataset_kwargs.delimiter: should be one character, is {delimiter!r}")
+    return Reading(**given)
+
+
+def _named_files(home: Path, kwargs: Mapping[str, Any], split: str) -> list[Path]:
+    files = _only(kwargs, "data_files", "delimiter", "encoding").get("data_files")
     if files is None:
         raise ContinualError("dataset_kwargs.data_files: names no file, e.g. {train: train.jsonl, test: test.jsonl}")
     by_split = files if isinstance(files, dict) else {"train": files}
     if split not in by_split:
-        raise ContinualError(
+        # A test part under a name that we do not know must not pass for none.
+        kind = NoSplitError if len(by_split) == 1 else ContinualError
+        raise kind(
             f"dataset_kwargs.data_files: has no split '{split}'; "
             f"the splits are: {', '.join(by_split)}{did_you_mean(split, by_split)}"
         )
     named = by_split[split]
-    return [row for one in ([named] if isinstance(named, str) else named) for row in read_file(home / one)]
+    return [home / one for one in ([named] if isinstance(named, str) else named)]
 
 
-def _from_folder(folder: Path, name: str | None, kwargs: Mapping[str, Any], split: str) -> list[Row]:
-    folder = folder.expanduser()
+def _files_in(folder: Path, split: str) -> list[Path]:
+    """The file of a split; none where the folder has no such files, and `load_dataset` may know better."""
     if not folder.is_dir():
         raise ContinualError(f"{folder}: no such folder")
-    for suffix in _SUFFIXES:
-        for packed in ("", ".gz"):
-            file = folder / f"{split}{suffix}{packed}"
-            if file.is_file():
-                return read_file(file)
-    return _from_hub(str(folder), name, kwargs, split)
+    names = [f"{suffix}{packed}" for suffix in SUFFIXES for packed in ("", ".gz")]
+    for name in names:
+        if (folder / f"{split}{name}").is_file():
+            return [folder / f"{split}{name}"]
+    here = sorted(file.name for file in folder.iterdir() if file.name.endswith(tuple(names)))
+    train = {f"train{name}" for name in names}
+    if train.isdisjoint(here):
+        return []
+    # A test part under a name that we do not know must not pass for none.
+    kind = ContinualError if set(here) - train else NoSplitError
+    raise kind(f"{folder}: has no file of the split '{split}'; it has {', '.join(here)}")
 
 
-def _from_hub(path: str, name: str | None, kwargs: Mapping[str, Any], split: str) -> list[Row]:
+def _from_hub(path: str, name: str | None, kwargs: Mapping[str, Any], split: str) -> list[Row] | LargeRows:
     import datasets
 
+    rest = dict(kwargs)
+    streamed = rest.pop("rows", None) if rest.get("streaming") else None
+    if rest.get("streaming") and not isinstance(streamed, int):
+        raise ContinualError(
+            "dataset_kwargs: a stream needs the number of rows to read: {streaming: true, rows: 20000}"
+        )
     try:
-        return list(datasets.load_dataset(path, name, split=split, **kwargs))
-    # load_dataset tells a missing network, name, configuration or split by these two.
-    except (OSError, ValueError) as error:
+        data = datasets.load_dataset(path, name, split=split, **rest)
+    except ValueError as error:
+        kind = NoSplitError if str(error).startswith("Unknown split") else ContinualError
+        raise kind(f"'{path}' (split {split}): ValueError: {_first_line(error)}") from None
+    # load_dataset tells a missing network, name or configuration by these.
+    except OSError as error:
         raise ContinualError(f"'{path}' (split {split}): {type(error).__name__}: {_first_line(error)}") from None
+    if streamed is not None:
+        return list(data.take(streamed))
+    if (data.info.dataset_size or 0) > LARGE:
+        return ArrowRows(lambda: _batches(data))
+    return list(data)
+
+
+def _batches(data: Any) -> Iterator[Any]:
+    for batch in data.with_format("arrow").iter(batch_size=10_000):
+        yield from batch.to_batches()
 
 
 def _from_python(home: Path, kwargs: Mapping[str, Any], split: str) -> list[Row]:

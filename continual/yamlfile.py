@@ -95,6 +95,15 @@ def load(path: Path) -> Document:
         raise ContinualError(f"{path}: is a folder, not a YAML file") from None
     except UnicodeDecodeError as error:
         raise ContinualError(f"{path}: is not UTF-8 text: {error.reason}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Document:
+    """Read the text of a YAML file, written or yet to be written.
+
+    Raises:
+        ContinualError: it is not valid YAML, or gives a key twice.
+    """
     document = Document(path, *_parse(text, path))
     twice = [
         f"{document.shown}:{line}: {dotted(keys)}: this key is given twice (first in line {first})"
@@ -161,9 +170,13 @@ def told(document: Document, problems: Sequence[Problem], overridden: Collection
 
 def _parse(text: str, path: Path) -> tuple[Any, yaml.Node | None]:
     try:
-        root = yaml.compose(text, _FastLoader)
-        if not _asks(root):
-            return yaml.load(text, _FastLoader), root
+        loader = _FastLoader(text)
+        try:
+            root = loader.get_single_node()
+            if not _asks(root):
+                return (None if root is None else loader.construct_document(root)), root
+        finally:
+            loader.dispose()
     except yaml.YAMLError:
         pass  # the slow one says what is wrong, in the words that our tests and hints know
     try:

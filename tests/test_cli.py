@@ -24,7 +24,7 @@ arms: {plain: {}}
 TASK = """\
 task: reviews
 dataset_path: json
-dataset_kwargs: {data_files: {train: rows.jsonl, test: rows.jsonl}}
+dataset_kwargs: {data_files: {train: rows.jsonl, test: more-rows.jsonl}}
 training_split: train
 test_split: test
 output_type: multiple_choice
@@ -55,8 +55,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "mine.yaml").write_text(RECIPE)
     (tmp_path / "tasks").mkdir()
     (tmp_path / "tasks" / "reviews.yaml").write_text(TASK)
-    rows = [{"text": f"It was {'good' if i % 2 else 'bad'} {i}.", "label": i % 2} for i in range(40)]
-    (tmp_path / "tasks" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    rows = [{"text": f"It was {'good' if i % 2 else 'bad'} {i}.", "label": i % 2} for i in range(60)]
+    for name, part in (("rows", rows[:40]), ("more-rows", rows[40:])):
+        (tmp_path / "tasks" / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     return tmp_path
 
 
@@ -237,6 +238,29 @@ def test_validate_tells_the_mistakes_of_every_file(folder: Path, capsys: pytest.
     assert captured.out == "mine.yaml: ok, recipe with 1 task and 1 arm\n"
     assert len(captured.err.splitlines()) == 6
     assert captured.err.splitlines()[-1].startswith("tasks/bad.yaml:")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("{{ text }}", "{{ texd }}", "tasks/reviews.yaml:7: doc_to_text: 'texd' is undefined"),
+        ("{{ label }}", "{{ label + 5 }}", "tasks/reviews.yaml:9: doc_to_target: 5 is no index into the 2 choices"),
+        ("rows.jsonl, t", "nowhere.jsonl, t", "nowhere.jsonl: no such file"),
+    ],
+)
+def test_validate_looks_at_the_first_rows_of_a_task(
+    folder: Path, capsys: pytest.CaptureFixture[str], old: str, new: str, message: str
+):
+    (folder / "tasks" / "reviews.yaml").write_text(TASK.replace(old, new))
+    assert run("validate", "tasks/reviews.yaml") == 2
+    assert message in capsys.readouterr().err
+
+
+def test_validate_says_that_rows_on_the_hub_were_not_looked_at(folder: Path, capsys: pytest.CaptureFixture[str]):
+    from continual.paths import shipped
+
+    assert run("validate", str(shipped("tasks") / "lamol" / "sst.yaml")) == 0
+    assert "its rows are on the Hub and were not looked at" in capsys.readouterr().out
 
 
 # What needs a run

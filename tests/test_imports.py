@@ -18,7 +18,8 @@ errors arguments threads deferred guard hub paths seeds sample synonyms problems
 losscurve plugin progress prompts patterns targets
 settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs route
-yamlfile settings arm_checks stream_settings overrides tuning wording taskfile rendering sources task recipe
+yamlfile settings arm_checks stream_settings overrides tuning wording
+conversations taskfile rendering rowfiles pool sources task recipe
 data crossentropy precision fused model portable
 lora weights statistics corespace merge sampling kvcache request stoptext
 nexttoken fold decode deltas adapters
@@ -26,7 +27,7 @@ evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing ownwords breach teach
 merged generalist arms paired pairing results report card lineage publish estimate plan execute
 verdict rollback
-vocabulary corpus pretrain show inference talk routing mergereport
+vocabulary corpus pretrain new_task show inference talk routing mergereport
 listing serve skill merging export push using cli __main__
 """.split()
 

@@ -28,11 +28,15 @@ def registry(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     """A registry of five names: what a recipe needs to know of tasks is whether they exist."""
     stand_in = types.ModuleType("continual.task")
 
-    def find_task(name, folders=()):
-        if name not in TASKS:
-            raise ContinualError(f"unknown task '{name}'{did_you_mean(name, TASKS)}")
+    class TaskIndex:
+        def __init__(self, folders=()):
+            pass
 
-    stand_in.find_task = find_task
+        def find(self, name):
+            if name not in TASKS:
+                raise ContinualError(f"unknown task '{name}'{did_you_mean(name, TASKS)}")
+
+    stand_in.TaskIndex = TaskIndex
     monkeypatch.setitem(sys.modules, "continual.task", stand_in)
     monkeypatch.chdir(tmp_path)
 

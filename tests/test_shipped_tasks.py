@@ -59,7 +59,7 @@ def test_row_of_the_data_set_renders_as_recorded(path: Path, from_hub: None, mon
         return
     row = ROWS[task.task]
     monkeypatch.setattr(sources, "_from_hub", lambda *_: [row["hub"]])
-    _, rendered = task._rows("test", None)
+    rendered = task._pool("test", None).in_memory
     assert [message.content for message in rendered[0].messages] == [row["prompt"], row["answer"]]
     assert not task.labels or row["answer"] in task.labels
 
@@ -82,7 +82,8 @@ def test_every_wording_renders_and_the_answer_itself_scores_full_marks(
 ) -> None:
     task = read_task(path)
     root = tmp_path if task.dataset_path == "python" else data_root(task, tmp_path)
-    renderer, rendered = task._rows("test", root)
+    pool = task._pool("test", root)
+    renderer, rendered = pool.renderer, pool.in_memory
     prompts = {renderer.sample(rendered[0], index).prompt[0].content for index in range(len(renderer.texts))}
     assert len(prompts) == len(task.doc_to_text)
     for prompt in prompts:

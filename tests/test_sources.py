@@ -4,11 +4,12 @@ import io
 import json
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from continual import sources
+from continual import rowfiles, sources
 from continual.errors import ContinualError
 from continual.task import Task, read_task
 
@@ -45,6 +46,9 @@ def task(folder: Path, source: str, keys: str = KEYS) -> Task:
 
 def said(one: Task, split: Any = "test", **options: Any) -> list[list[str]]:
     return [[message.content for message in sample.messages] for sample in one.samples(split, **options)]
+
+
+QA = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
 
 
 def failure(one: Task, **options: Any) -> str:
@@ -131,14 +135,135 @@ def test_alpaca_rows_are_instruction_and_input(tmp_path: Path) -> None:
     assert said(task(tmp_path, "dataset_path: .", "")) == [["Add\n\n1 2", "3"], ["Hi", "Ho"]]
 
 
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Bern"}}}
+ASKED = [("user", "Rain?", (), None), ("assistant", "", (CALL,), None), ("tool", "12 mm", (), "weather")]
+TOOLED = [*ASKED, ("assistant", "Yes.", (), None)]
+SPEC = {"type": "function", "function": {"name": "weather", "parameters": {}}}
+AS_TEXT = '{"city": "Bern"}'
+FORMS = {
+    "openai": (
+        {
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "Ra"}, {"type": "text", "text": "in?"}]},
+                {
+                    "role": "assistant",
+                    "content": None,
+                    "tool_calls": [{"id": "1", "function": {"name": "weather", "arguments": AS_TEXT}}],
+                },
+                {"role": "tool", "tool_call_id": "1", "content": "12 mm"},
+                {"role": "assistant", "content": "Yes."},
+            ],
+            "tools": [SPEC],
+        },
+        TOOLED,
+    ),
+    "openai-old": (
+        {
+            "messages": [
+                {"role": "user", "content": "Rain?"},
+                {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": AS_TEXT}},
+                {"role": "function", "name": "weather", "content": "12 mm"},
+                {"role": "assistant", "content": "Yes."},
+            ],
+            "tools": json.dumps([SPEC["function"]]),
+        },
+        TOOLED,
+    ),
+    "sharegpt": (
+        {
+            "conversations": [
+                {"from": "human", "value": "Rain?"},
+                {"from": "function_call", "value": '{"name": "weather", "arguments": {"city": "Bern"}}'},
+                {"from": "observation", "value": "12 mm"},
+                {"from": "gpt", "value": "Yes."},
+            ],
+            "system": "Be brief.",
+            "tools": json.dumps([SPEC]),
+        },
+        [("system", "Be brief.", (), None), *[(r, c, t, None) for r, c, t, _ in TOOLED]],
+    ),
+    "alpaca": (
+        {
+            "instruction": "And now?",
+            "input": None,
+            "output": "Sun.",
+            "system": "Be brief.",
+            "history": [["Rain?", "Yes."]],
+        },
+        [
+            ("system", "Be brief.", (), None),
+            ("user", "Rain?", (), None),
+            ("assistant", "Yes.", (), None),
+            ("user", "And now?", (), None),
+            ("assistant", "Sun.", (), None),
+        ],
+    ),
+    "trl-texts": (
+        {"prompt": "Rain?", "completion": "Yes."},
+        [("user", "Rain?", (), None), ("assistant", "Yes.", (), None)],
+    ),
+    "trl-messages": (
+        {
+            "prompt": [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Rain?"}],
+            "completion": [{"role": "assistant", "content": "Yes."}],
+        },
+        [("system", "Be brief.", (), None), ("user", "Rain?", (), None), ("assistant", "Yes.", (), None)],
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_each_form_of_chat_data_is_read_whole(tmp_path: Path, form: str) -> None:
+    row, turns = FORMS[form]
+    (tmp_path / "test.jsonl").write_bytes(lines([row]))
+    one = task(tmp_path, "dataset_path: .\ntest_split: test", "")
+    (sample,) = one.samples("test")
+    assert [(m.role, m.content, m.tool_calls, m.name) for m in sample.messages] == turns
+    assert sample.tools == ((SPEC,) if "tools" in row else ())
+    assert one._pool("test", None).renderer.unread == set()
+
+
+def test_what_is_not_read_of_a_conversation_is_said(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "q", "id": 7}, {"role": "assistant", "content": "a", "thinking": "hm"}]
+    for split in ("train", "test"):
+        rows = [{"messages": [{**turns[0], "content": f"{split} {n}"}, turns[1]], "source": "x"} for n in range(9)]
+        (tmp_path / f"{split}.jsonl").write_bytes(lines(rows))
+    assert task(tmp_path, "dataset_path: .", "").notices() == [
+        "it: not read of the conversations: id of a turn, source, thinking of a turn"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"instruction": "x", "output": None}, "the column 'output' is empty"),
+        ({"instruction": float("nan"), "output": "x"}, "the column 'instruction' is empty"),
+        ({"prompt": "x", "completion": None}, "the column 'completion' is empty"),
+        ({"prompt": "x", "chosen": "a", "rejected": "b"}, "the rows are preferences (chosen, rejected)"),
+        ({"messages": [QA[0], {"role": "assistant", "content": float("nan")}]}, "should be text, is nan"),
+    ],
+)
+def test_nulls_and_preferences_are_refused_with_the_row(tmp_path: Path, row: dict[str, Any], message: str) -> None:
+    good = {"instruction": "a", "output": "b"} if "instruction" in row else {"messages": QA}
+    (tmp_path / "test.jsonl").write_bytes(lines([good, row]))
+    line = failure(task(tmp_path, "dataset_path: .", ""))
+    assert message in line and line.endswith("(row 2 of test)")
+
+
 @pytest.mark.parametrize(
     ("turns", "message"),
     [
         ([{"role": "user", "content": "q"}], "a conversation should be user and assistant in turns"),
+        ([{"role": "judge", "content": "q"}], "the role 'judge' is none of"),
+        ([{"role": "tool", "content": "q"}, {"role": "assistant", "content": "a"}], "here it is tool, assistant"),
+        ([*QA, {"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0}], "weight 0"),
+        ([{"role": "user", "content": [{"type": "image"}]}, QA[1]], "a part of type image; only text is read"),
+        ([QA[0], {"role": "assistant", "tool_calls": [{"name": "f"}]}], "an answer that is a call cannot be scored"),
         (
-            [{"role": "tool", "content": "q"}, {"role": "assistant", "content": "a"}],
-            "the role 'tool' is none of",
+            [QA[0], {"role": "assistant", "tool_calls": [{"name": "f", "arguments": "{"}]}],
+            "the arguments of a tool call should be JSON",
         ),
+        ([{"role": "system", "content": "other"}, *QA], "a system column and another system message"),
         (
             [{"role": "user", "content": None}, {"role": "assistant", "content": "a"}],
             "should be text, is None",
@@ -147,7 +272,7 @@ def test_alpaca_rows_are_instruction_and_input(tmp_path: Path) -> None:
     ],
 )
 def test_conversation_that_cannot_be_taught_is_an_error(tmp_path: Path, turns: Any, message: str) -> None:
-    (tmp_path / "test.jsonl").write_bytes(lines([{"messages": turns}]))
+    (tmp_path / "test.jsonl").write_bytes(lines([{"messages": turns, "system": "s" if len(turns) == 3 else None}]))
     line = failure(task(tmp_path, "dataset_path: .", "messages: messages\n"))
     assert ":3: messages: " in line and message in line
 
@@ -263,6 +388,10 @@ def test_local_copy_may_have_a_dev_file(tmp_path: Path) -> None:
     assert (one.count("train", root), one.count("dev", root)) == (30, 30)
 
 
+class HubRows(list[dict[str, Any]]):
+    info = SimpleNamespace(dataset_size=1000)
+
+
 class FakeDatasets:
     def __init__(self, result: Any) -> None:
         self.result, self.asked = result, ()
@@ -271,7 +400,7 @@ class FakeDatasets:
         self.asked = (*args, *kwargs.items())
         if isinstance(self.result, Exception):
             raise self.result
-        return iter(self.result)
+        return HubRows(self.result)
 
 
 def test_hub_is_asked_for_the_configuration_and_the_split(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,6 +408,49 @@ def test_hub_is_asked_for_the_configuration_and_the_split(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "datasets", fake)
     assert FROM_HUB("nyu-mll/glue", "rte", {"revision": "r"}, "train") == ROWS
     assert fake.asked == ("nyu-mll/glue", "rte", ("split", "train"), ("revision", "r"))
+
+
+def test_a_large_set_of_the_hub_stays_in_its_memory_map(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_list([{"text": f"row {n}", "reply": "yes", "n": [n]} for n in range(30)])
+    table.info.dataset_size = rowfiles.LARGE + 1
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: table)
+    rows = FROM_HUB("some/set", None, {}, "train")
+    assert isinstance(rows, rowfiles.ArrowRows) and len(set(rows.digests.tolist())) == 30
+    assert [row["n"] for row in rows.take([3, 20])] == [[3], [20]] and rows.head(2)[1]["text"] == "row 1"
+
+
+def test_a_stream_gives_its_first_rows_and_no_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stream:
+        def take(self, count: int) -> list[dict[str, Any]]:
+            return ROWS[:count]
+
+    fake = FakeDatasets(ROWS)
+    fake.load_dataset = lambda *args, **kwargs: (setattr(fake, "asked", kwargs), Stream())[1]  # type: ignore
+    monkeypatch.setitem(sys.modules, "datasets", fake)
+    assert FROM_HUB("some/set", None, {"streaming": True, "rows": 1}, "train") == ROWS[:1]
+    assert fake.asked == {"split": "train", "streaming": True}
+    with pytest.raises(ContinualError, match="a stream needs the number of rows"):
+        FROM_HUB("some/set", None, {"streaming": True}, "train")
+
+
+def test_hub_data_without_a_test_part_hold_one_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hub(path: str, name: str | None, kwargs: Any, split: str) -> list[dict[str, Any]]:
+        if split == "test":
+            raise sources.NoSplitError("Unknown split")
+        return [{"text": f"row {n}", "reply": "yes"} for n in range(50)]
+
+    monkeypatch.setattr(sources, "_from_hub", hub)
+    one = task(tmp_path, "dataset_path: some/set")
+    assert [len(one.samples(split)) for split in ("train", "dev", "test")] == [36, 4, 10]
+
+
+def test_half_a_character_from_a_generator_is_refused_with_its_row(tmp_path: Path) -> None:
+    code = 'def things(split):\n    return [{"text": "a", "reply": "b"}, {"text": "\\ud83d", "reply": "b"}]\n'
+    (tmp_path / "world.py").write_text(code)
+    one = task(tmp_path, "dataset_path: python\ndataset_kwargs: {file: world.py, function: things}")
+    assert "row 2 of test holds half a character" in failure(one)
 
 
 @pytest.mark.parametrize("error", [ConnectionError("no way\nout"), ValueError("no way")])

@@ -10,6 +10,7 @@ import pytest
 
 from continual.errors import ContinualError
 from continual.paths import shipped
+from continual.recipe import load_recipe
 from continual.sample import Sample
 from continual.task import Task, find_task, list_tasks, read_task
 
@@ -241,6 +242,40 @@ def test_digit_that_is_an_index_and_another_choice_is_not_guessed(tmp_path: Path
     assert "also a choice at another place" in errors(make(tmp_path, HEAD + body))[0]
 
 
+@pytest.mark.parametrize("null", [None, float("nan")])
+@pytest.mark.parametrize("target", ["a", "{{ a }}", "{{ a | trim }}", "{{ 'is ' ~ a }}", "{{ [a] | join }}"])
+def test_null_is_not_taught_as_the_word_none(tmp_path: Path, target: str, null: Any) -> None:
+    rows = [{"q": "x0", "a": "yes"}, {"q": "x1", "a": null}]
+    (line,) = errors(make(tmp_path, HEAD + f'doc_to_text: q\ndoc_to_target: "{target}"\n', rows))
+    assert line.startswith("7: doc_to_target: ") and "'a' is empty" in line and line.endswith("(row 2 of test)")
+
+
+def test_a_template_may_say_what_stands_for_a_null(tmp_path: Path) -> None:
+    rows = [{"q": "x1", "a": None}]
+    body = "doc_to_text: q\ndoc_to_target: \"{{ 'none' if a is none else a }}{{ a or '!' }}\"\n"
+    assert read_task(make(tmp_path, HEAD + body, rows)).samples("test")[0].answer == "none!"
+
+
+@pytest.mark.parametrize("column", ["Subject Line", "subject-line", "a.b", "2nd"])
+def test_a_column_whose_name_is_not_one_word_is_reached_through_row(tmp_path: Path, column: str) -> None:
+    body = f"doc_to_text: '{{{{ row[\"{column}\"] | trim }}}}'\ndoc_to_target: label\n"
+    task = read_task(make(tmp_path, HEAD + body, [{column: "hi", "label": "x"}]))
+    assert prompts(task, "test") == ["hi"]
+
+
+@pytest.mark.parametrize("template", ["{{ Subject Line }}", "{{ Subject Line | trim }}", "{{ Subject-Line }}"])
+def test_a_column_name_with_a_space_in_a_template_gets_the_way_to_write_it(tmp_path: Path, template: str) -> None:
+    rows = [{template.strip("{} ").removesuffix(" | trim"): "hi", "label": "x"}]
+    (line,) = errors(make(tmp_path, HEAD + f'doc_to_text: "{template}"\ndoc_to_target: label\n', rows))
+    assert line.startswith("6: doc_to_text: ") and 'is written {{ row["Subject' in line
+
+
+def test_a_column_called_row_stays_that_column(tmp_path: Path) -> None:
+    body = 'doc_to_text: "{{ row }}"\ndoc_to_target: label\n'
+    task = read_task(make(tmp_path, HEAD + body, [{"row": "r", "label": "x"}]))
+    assert prompts(task, "test") == ["r"]
+
+
 def test_where_leaves_out_rows_without_a_label(tmp_path: Path) -> None:
     rows = [{"text": "x", "label": -1}, {"text": "y", "label": 1}]
     text = HEAD + BODY + 'metadata: {where: "{{ label >= 0 }}"}\n'
@@ -382,3 +417,77 @@ def test_two_files_of_one_folder_cannot_claim_one_name(tmp_path: Path) -> None:
 def test_unknown_task_gets_a_suggestion() -> None:
     with pytest.raises(ContinualError, match="unknown task 'olora_agnew'; did you mean 'olora_agnews'?"):
         find_task("olora_agnew")
+
+
+ONE_FILE = HEAD.replace(", test: test.jsonl", "").replace("test_split: test\n", "")
+
+
+@pytest.mark.parametrize("where", ["data_files", "folder"])
+def test_a_test_part_is_held_out_of_one_file_by_a_fixed_hash_and_said(tmp_path: Path, where: str) -> None:
+    path = make(tmp_path, ONE_FILE + BODY)
+    if where == "folder":
+        (tmp_path / "test.jsonl").unlink()
+        path.write_text(f"task: reviews\ndataset_path: .\n{BODY}", encoding="utf-8")
+    task = read_task(path)
+    parts = {split: set(prompts(task, split)) for split in ("train", "dev", "test")}
+    assert [len(part) for part in parts.values()] == [144, 16, 40]
+    assert len(set.union(*parts.values())) == 200
+    assert task.notices() == [
+        "reviews: the data have no test part: 40 of 200 rows are held out for it by a fixed hash, and not trained on"
+    ]
+    turned = read_task(make(tmp_path / "turned", ONE_FILE + BODY, REVIEWS[::-1]))
+    assert set(prompts(turned, "test", seed=7)) == parts["test"]
+
+
+@pytest.mark.parametrize(("rows", "count"), [(1000, 100), (400, 50), (100, 20), (10, 2)])
+def test_the_held_out_part_is_a_tenth_or_of_few_rows_a_fifth(tmp_path: Path, rows: int, count: int) -> None:
+    many = [{"text": f"film {n}", "label": n % 2} for n in range(rows)]
+    assert read_task(make(tmp_path, ONE_FILE + BODY, many)).count("test") == count
+
+
+def test_a_test_split_that_is_named_but_missing_is_not_made_up(tmp_path: Path) -> None:
+    assert "has no split 'test'" in errors(make(tmp_path, ONE_FILE + "test_split: test\n" + BODY))[0]
+    (line,) = errors(make(tmp_path, HEAD.replace("test: test.jsonl", "tests: test.jsonl") + BODY))
+    assert "did you mean 'tests'?" in line
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        HEAD.replace("test_split: test", "test_split: train"),
+        HEAD.replace("test_split: test", "validation_split: train"),
+        HEAD.replace("test: test.jsonl", "test: train.jsonl"),
+        HEAD.replace("test: test.jsonl", "test: [other.jsonl, ./train.jsonl]"),
+    ],
+)
+def test_training_rows_are_not_taken_for_test_rows(tmp_path: Path, head: str) -> None:
+    (line,) = errors(make(tmp_path, head + BODY))
+    assert "are the training rows" in line
+
+
+def test_test_rows_that_stand_in_train_are_counted_and_said(tmp_path: Path) -> None:
+    path = make(tmp_path)
+    fresh = [{"text": f"other {n}", "label": 0} for n in range(5)]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in [*REVIEWS[:7], *fresh]))
+    assert read_task(path).notices() == [
+        "reviews: 7 of 12 test rows stand in the training data too, prompt and answer: "
+        "their scores say what was memorized"
+    ]
+    (tmp_path / "test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in fresh))
+    assert read_task(path).notices() == []
+
+
+def test_many_tasks_are_found_by_one_look_at_their_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(30):
+        make(tmp_path, (HEAD + BODY).replace("task: reviews", f"task: t{number}")).rename(tmp_path / f"{number}.yaml")
+    recipe = tmp_path / "many.yaml"
+    recipe.write_text(
+        f"model_name_or_path: builtin:tinyworld\ncurriculum: [{', '.join(f't{n}' for n in range(30))}]\n"
+        "training: {learning_rate: 1e-3, tokens_per_batch: 512}\n"
+        "sweep: {training.num_train_epochs: [1, 2, 3]}\n"
+    )
+    read = Counter[Path]()
+    real = Path.read_text
+    monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.update([self]) or real(self, *a, **k))
+    load_recipe(str(recipe), folders=[tmp_path])
+    assert max(read[tmp_path / f"{number}.yaml"] for number in range(30)) == 2  # for its name, and as a task
