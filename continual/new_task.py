@@ -142,7 +142,7 @@ class Guess:
     longest: int = 0
     """Bytes of the longest answer."""
     aside: tuple[str, ...] = ()
-    """Columns that are not read."""
+    """Columns that are not read, apart from those beside conversations, of which the task tells."""
 
 
 @dataclass(frozen=True)
@@ -315,18 +315,15 @@ def _conversation(columns: Sequence[Column]) -> Guess | None:
     turns = [column for column in columns if column.values and all(map(_is_turns, column.values))]
     usual = next((name for name in ("messages", "conversations") if by_name.get(name) in turns), None)
     kinds = {"messages": "Conversations (messages)", "conversations": "Conversations (ShareGPT)"}
-    beside = {"system", "tools"}
     if usual is not None:
-        answers, read, how, column = by_name[usual].values, {usual} | beside, kinds[usual], ""
+        answers, how, column = by_name[usual].values, kinds[usual], ""
     elif {"prompt", "completion"} <= set(by_name):
-        answers, read = by_name["completion"].values, {"prompt", "completion"} | beside
-        how, column = "Prompts and completions (TRL)", ""
+        answers, how, column = by_name["completion"].values, "Prompts and completions (TRL)", ""
     elif {"instruction", "output"} <= set(by_name):
-        answers, read = by_name["output"].values, {"instruction", "input", "output", "history"} | beside
-        how, column = "Instructions (Alpaca)", ""
+        answers, how, column = by_name["output"].values, "Instructions (Alpaca)", ""
     elif turns:
         column = turns[0].name
-        answers, read, how = turns[0].values, {column} | beside, f"Conversations in the column '{column}'"
+        answers, how = turns[0].values, f"Conversations in the column '{column}'"
     else:
         return None
     texts = [_last(value) for value in answers]
@@ -337,7 +334,6 @@ def _conversation(columns: Sequence[Column]) -> Guess | None:
         messages=column,
         metric="exact_match" if short else "rouge_l",
         longest=max((len(text.encode()) for text in texts), default=0),
-        aside=tuple(name for name in by_name if name not in read),
     )
 
 
