@@ -178,6 +178,8 @@ def new_task(request: Request, console: "Console") -> None:
     asking = sys.stdin.isatty() and not request.yes
     guess = guess_task(rows, request.prompt, request.answer)
     if asking and guess.answer is not None:
+        columns = ", ".join(dict.fromkeys(name for row in rows for name in row))
+        console.print(f"{files['train']}: {len(rows):,} rows of {columns}", highlight=False, markup=False)
         guess = _asked(rows, guess)
     # Before the folder is there, no path leads out of it.
     task = parse_task(task_text(request.name, guess, _data(files), rows), request.path)

@@ -171,6 +171,7 @@ def test_ten_files_become_tasks_of_one_plan(here: Path, capsys: pytest.CaptureFi
     describe(load_recipe("mine.yaml", folders=folders), None, folders, Console(width=120))
     out = capsys.readouterr().out
     assert all(name in out for name in names)
+    assert out.count("mind: reviews: the data have no test part: 8 of 40 rows") == 1
     assert run("show", "tasks/mail.yaml", "-n", "1") == 0
     assert "Subject Line: Offer" in capsys.readouterr().out
 

@@ -2,6 +2,9 @@
 
 import gzip
 import json
+import os
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -193,3 +196,52 @@ def test_reading_warns_of_nothing_in_plain_files(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         read_file(written(tmp_path, "x.csv", PLAIN.encode()))
+
+
+MEASURED = """
+import resource, sys
+from continual.cli import main
+try:
+    main(["run", sys.argv[1], "--dry-run"])
+except SystemExit as end:
+    assert not end.code
+used = resource.getrusage(resource.RUSAGE_SELF)
+print("cost", used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
+
+
+def cost_of_a_plan(folder: Path, rows: int) -> tuple[float, float]:
+    """CPU seconds and megabytes of a dry run on a CSV file of so many rows."""
+    texts = [f',"{"word " * 40} {number}, he said ""yes""",' for number in range(1000)]
+    with (folder / f"{rows}.csv").open("w") as file:
+        file.write("id,text,label\n")
+        for start in range(0, rows, 1000):
+            many = min(1000, rows - start)
+            file.writelines(f"{start + n}{texts[n]}{'good' if n % 2 else 'bad'}\n" for n in range(many))
+    (folder / "tasks").mkdir(exist_ok=True)
+    (folder / "tasks" / f"{rows}.yaml").write_text(
+        f"task: t{rows}\ndataset_path: csv\ndataset_kwargs: {{data_files: {{train: ../{rows}.csv}}}}\n"
+        "doc_to_text: text\ndoc_to_target: label\ndoc_to_choice: [bad, good]\n"
+    )
+    recipe = folder / f"{rows}-recipe.yaml"
+    recipe.write_text(
+        f"model_name_or_path: builtin:tinyworld\ncurriculum: [t{rows}]\nevaluate: {{limit: 100}}\n"
+        "training: {learning_rate: 1e-3, max_samples: 200, tokens_per_batch: 512}\n"
+    )
+    words = [sys.executable, "-c", MEASURED, str(recipe)]
+    done = subprocess.run(words, cwd=folder, capture_output=True, text=True, env=one_thread())
+    assert done.returncode == 0, done.stderr
+    _, seconds, kilobytes = done.stdout.splitlines()[-1].split()
+    return float(seconds), float(kilobytes) / 1024
+
+
+def one_thread() -> dict[str, str]:
+    root = str(Path(rowfiles.__file__).parent.parent)
+    return {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": root}
+
+
+@pytest.mark.slow
+def test_two_million_rows_cost_little_more_than_two_hundred(tmp_path: Path) -> None:
+    few, many = cost_of_a_plan(tmp_path, 200), cost_of_a_plan(tmp_path, 2_000_000)
+    assert (tmp_path / "2000000.csv").stat().st_size > 400_000_000
+    assert many[0] - few[0] < 8 and many[1] - few[1] < 400

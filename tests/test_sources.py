@@ -89,6 +89,27 @@ def test_file_of_any_kind_is_read_beside_the_task_file_and_as_a_folder(tmp_path:
     assert said(task(tmp_path, "dataset_path: .")) == wanted
 
 
+def test_delimiter_and_encoding_may_stand_in_the_task_file(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_bytes("text:reply\nПривет, мир:да\n".encode("cp1251"))
+    kwargs = "{data_files: {test: x.csv}, delimiter: ':', encoding: cp1251}"
+    assert said(task(tmp_path, f"dataset_path: csv\ndataset_kwargs: {kwargs}")) == [["Привет, мир", "да"]]
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ("delimiter: '::'", "dataset_kwargs.delimiter: should be one character, is '::'"),
+        ("delimiter: 5", "dataset_kwargs.delimiter: should be a text, is 5"),
+        ("encoding: utf9", "dataset_kwargs.encoding: unknown encoding 'utf9'"),
+        ("sep: ';'", "dataset_kwargs.sep: unknown key; known: data_files, delimiter, encoding"),
+    ],
+)
+def test_a_wrong_way_to_read_a_file_is_told(tmp_path: Path, kwargs: str, message: str) -> None:
+    (tmp_path / "x.csv").write_bytes(table(ROWS))
+    line = failure(task(tmp_path, f"dataset_path: csv\ndataset_kwargs: {{data_files: {{test: x.csv}}, {kwargs}}}"))
+    assert message in line
+
+
 def test_split_of_several_files_is_their_rows_in_order(tmp_path: Path) -> None:
     for number, row in enumerate(ROWS):
         (tmp_path / f"{number}.jsonl").write_bytes(lines([row]))

@@ -491,3 +491,18 @@ def test_many_tasks_are_found_by_one_look_at_their_files(tmp_path: Path, monkeyp
     monkeypatch.setattr(Path, "read_text", lambda self, *a, **k: read.update([self]) or real(self, *a, **k))
     load_recipe(str(recipe), folders=[tmp_path])
     assert max(read[tmp_path / f"{number}.yaml"] for number in range(30)) == 2  # for its name, and as a task
+
+
+@pytest.mark.slow
+def test_a_recipe_of_many_tasks_is_checked_in_seconds(tmp_path: Path) -> None:
+    for number in range(1800):
+        text = (HEAD + BODY).replace("task: reviews", f"task: t{number}").replace("Review:", f"Review {number}:")
+        (tmp_path / f"{number}.yaml").write_text(text)
+    recipe = tmp_path / "many.yaml"
+    recipe.write_text(
+        f"model_name_or_path: builtin:tinyworld\ncurriculum: [{', '.join(f't{n}' for n in range(1800))}]\n"
+        "training: {learning_rate: 1e-3, tokens_per_batch: 512}\n"
+    )
+    started = time.process_time()
+    assert len(load_recipe(str(recipe), folders=[tmp_path]).tasks) == 1800
+    assert time.process_time() - started < 5
