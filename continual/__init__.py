@@ -12,12 +12,13 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(run: str | Path, *, memory: int | None = None) -> Taught:
+def load(run: str | Path, *, memory: int | None = None, trust_remote_code: bool = False) -> Taught:
     """Everyone who was taught in a run, ready to answer: ``continual.load("quickstart").generate(["Hello"])``.
 
     Args:
         run: a run's folder, or its name under ``runs/``.
         memory: the most bytes of adapters to keep in memory; None: all that were asked.
+        trust_remote_code: run Python code that comes with the model, whatever the run's recipe says.
 
     Raises:
         ContinualError: there is no such run, or its tokenizer cannot be loaded.
@@ -25,4 +26,4 @@ def load(run: str | Path, *, memory: int | None = None) -> Taught:
     from continual.inference import Taught
     from continual.listing import find_run
 
-    return Taught(find_run(str(run)), memory=memory)
+    return Taught(find_run(str(run)), memory=memory, trust_remote_code=trust_remote_code)

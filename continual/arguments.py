@@ -23,6 +23,14 @@ Tasks = Annotated[
 Adapter = Annotated[str | None, typer.Option(help="An adapter of the run, or base.", metavar="NAME")]
 
 
+Trust = Annotated[
+    bool,
+    typer.Option(
+        "--trust-remote-code", help="Run Python code that comes with the model; a run's own recipe cannot allow it."
+    ),
+]
+
+
 def make_console() -> "Console":
     from rich.console import Console
 

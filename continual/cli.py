@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from continual import __version__, threads, using
-from continual.arguments import DataRoot, RecipeArgument, RunArgument, Tasks, make_console
+from continual.arguments import DataRoot, RecipeArgument, RunArgument, Tasks, Trust, make_console
 from continual.errors import ContinualError
 from continual.synonyms import command_for
 
@@ -124,6 +124,7 @@ def teach(
     out: Annotated[Path | None, typer.Option(help="The new run, instead of runs/NAME+TASK.", metavar="DIR")] = None,
     data_root: DataRoot = None,
     tasks: Tasks = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Teach one more task to a finished run, or to a model whose data is gone."""
     from continual import skill
@@ -131,7 +132,15 @@ def teach(
 
     folders, console = task_folders(Path("recipe.yaml"), tasks or ()), make_console()
     lesson = skill.plan(
-        source, task, overrides or (), arm=arm, seed=seed, out=out, data_root=data_root, folders=folders
+        source,
+        task,
+        overrides or (),
+        arm=arm,
+        seed=seed,
+        out=out,
+        data_root=data_root,
+        folders=folders,
+        trust_remote_code=trust_remote_code,
     )
     for line in lesson.lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
@@ -214,9 +223,7 @@ def new(
     """Look at a file of rows, guess its task, and write the task file."""
     from continual import new_task
 
-    new_task.new_task(
-        new_task.Request(name, file, tasks, tuple(prompt or ()), answer, yes), make_console()
-    )
+    new_task.new_task(new_task.Request(name, file, tasks, tuple(prompt or ()), answer, yes), make_console())
 
 
 @app.command()
@@ -283,12 +290,13 @@ def rehearse(
     run: RunArgument,
     task: Annotated[str, typer.Option(help="The task to rehearse.", metavar="TASK")],
     n: Annotated[int, typer.Option("-n", help="How many samples.")] = 10,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Let a taught model write samples of a task, and look at them."""
     from continual import talk
     from continual.listing import find_run
 
-    talk.rehearse(find_run(run), task, n, make_console())
+    talk.rehearse(find_run(run), task, n, make_console(), trust_remote_code)
 
 
 @app.command()

@@ -29,9 +29,7 @@ _FOLLOWS: dict[str, tuple[str, ...]] = {
     "assistant": ("user", "tool"),
     "tool": ("tool", "assistant"),
 }
-_TURN_KEYS = frozenset(
-    ("role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "function_call")
-)
+_TURN_KEYS = frozenset(("role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "function_call"))
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from continual import portable
 from continual.errors import ContinualError
-from continual.guard import guard
 from continual.recipe import Recipe
 from continual.rehearsal_settings import Rehearsal
 from continual.settings import Training
@@ -41,6 +40,8 @@ class BaseSize:
     bytes_per_parameter: int
     chat: Any
     """The `continual.chat.Chat` of its tokenizer."""
+    notices: Sequence[str] = ()
+    """What to mind of its adapter."""
 
     def stored_bytes(self, recipe: Recipe) -> int:
         """Size of what is kept after one task."""
@@ -94,20 +95,20 @@ def look_at_model(recipe: Recipe) -> BaseSize:
     Raises:
         ContinualError: its configuration or tokenizer is neither here, nor cached, nor reachable.
     """
-    from continual import hub
     from continual import model as models
+    from continual import preflight
     from continual.chat import Chat
 
-    hub.check(models.resolve(recipe.model_name_or_path))
-    tokenizer = models.load_tokenizer(recipe.model_name_or_path, recipe.trust_remote_code)
-    skeleton = _skeleton(models.resolve(recipe.model_name_or_path), recipe.trust_remote_code)
+    tokenizer = models.load_tokenizer(recipe.origin)
+    looked = preflight.look(recipe)
     return BaseSize(
         name=recipe.model_name_or_path,
-        parameters=sum(parameter.numel() for parameter in skeleton.parameters()),
-        adapter_parameters=_adapter_parameters(skeleton, recipe),
-        positions=models.max_positions(recipe.model_name_or_path, recipe.trust_remote_code),
+        parameters=looked.parameters,
+        adapter_parameters=looked.adapter_parameters,
+        positions=models.max_positions(recipe.origin),
         bytes_per_parameter=2 if recipe.dtype in ("bfloat16", "float16") else 4,
         chat=Chat(tokenizer, recipe.roles),
+        notices=looked.notices,
     )
 
 
@@ -291,6 +292,7 @@ def warnings(recipe: Recipe, sizes: Mapping[str, TaskSize], base: BaseSize) -> l
     ]
     found += portable.notices(recipe.adapter.model_dump()) if recipe.adapter is not None else []
     found += _emulated(recipe)
+    found += base.notices
     if Path(recipe.output_dir, "manifest.json").exists():
         found.append(f"{recipe.output_dir} holds a run already; it would go on (--fresh starts over)")
     return found
@@ -327,21 +329,6 @@ def _stateless(recipe: Recipe) -> list[str]:
     from continual.plugin import Stateful
 
     return [name for name, one in plugins.items() if not isinstance(foreign(one.class_, one.args), Stateful)]
-
-
-def _skeleton(name: str, trust_remote_code: bool) -> Any:
-    """The model without weights: shapes only."""
-    guard()
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    try:
-        config = AutoConfig.from_pretrained(name, trust_remote_code=trust_remote_code)
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ContinualError(f"model_name_or_path: no causal language model in {name!r}: {reason}") from error
 
 
 def _rows_a_sample(rehearsal: Rehearsal | None) -> float:
@@ -403,13 +390,3 @@ def _look_at_task(recipe: Recipe, task: "Task", base: BaseSize, data_root: Path 
 def _rows(task: "Task", split: Literal["train", "test"], data_root: Path | None) -> int:
     known = task.count(split, data_root)
     return len(task.samples(split, data_root=data_root)) if known is None else known
-
-
-def _adapter_parameters(skeleton: Any, recipe: Recipe) -> int:
-    """Parameters of an adapter: those that PEFT would train on the model without weights."""
-    if recipe.adapter is None:
-        return 0
-    from continual.model import add_adapter
-
-    taught = add_adapter(skeleton, recipe.adapter.lora_arguments, seed=0)
-    return sum(parameter.numel() for parameter in taught.parameters() if parameter.requires_grad)

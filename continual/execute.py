@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.markup import escape
 
-from continual import lineage, portable, threads
+from continual import lineage, portable, preflight, threads
 from continual.arms import check_plugins, teach_arm
 from continual.errors import ContinualError
 from continual.general import Measured
@@ -61,8 +61,11 @@ def run(
         check_plugins(plan.recipe)
     materials = _Materials(tasks, index, data_root)
     first = materials.of(planned[0])
+    notices: Sequence[str] = ()
     if old is not None:
         check_data(run, old, first.fingerprints)
+    else:
+        notices = preflight.check(plan.recipe for plan in planned)
     for notice in (notice for task in tasks.values() for notice in task.notices(data_root)):
         teller.say(f"[yellow]mind:[/yellow] {escape(notice)}")
     with _writing(run.path), run.locked():
@@ -72,7 +75,9 @@ def run(
             _drop_joint_runs(run, recipe)
         general = index.find_all(recipe.evaluate.general)
         manifest = _begin(run, recipe, tasks, general, first, old, teller)
-        for notice in portable.notices(recipe.adapter.model_dump()) if recipe.adapter is not None else ():
+        if recipe.adapter is not None:
+            notices = [*portable.notices(recipe.adapter.model_dump()), *notices]
+        for notice in notices:
             teller.say(f"[yellow]mind:[/yellow] {escape(notice)}")
         for plan in planned:
             record = _record(run, plan, recipe)
@@ -149,7 +154,8 @@ def _base_row(material: Material, recipe: Recipe, record: Record, folder: Path, 
 
 def _start(recipe: Recipe) -> list[str]:
     """What else an untaught model is known by."""
-    return [recipe.start] if recipe.start is not None else []
+    told = {key: value for key, value in recipe.origin.identity.items() if key != "name"}
+    return [*([recipe.start] if recipe.start is not None else []), *([json.dumps(told)] if told else [])]
 
 
 def _base_general(material: Material, recipe: Recipe, folder: Path) -> Measured | None:
@@ -198,6 +204,7 @@ def _begin(
         "name": recipe.name,
         "created": old["created"] if old is not None else datetime.now(UTC).isoformat(timespec="seconds"),
         "recipe_hash": _hash(recipe.resolved()),
+        "base": recipe.origin.identity,
         "versions": versions,
         "threads": torch.get_num_threads(),
         "metrics": {name: task.metric for name, task in {**tasks, **general}.items()},

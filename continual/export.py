@@ -9,22 +9,20 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from continual import lineage, lora
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.inference import preferred, taught
 from continual.listing import find_run
+from continual.origin import Origin
 from continual.portable import Form
 from continual.problems import did_you_mean
 from continual.route import BASE
 from continual.runs import Run, read_json, write_folder
 
 guard()
-
-if TYPE_CHECKING:
-    import torch
 
 ADAPTER, CONFIG = "adapter_config.json", "config.json"
 SCRIPTS = {True: "convert_lora_to_gguf.py", False: "convert_hf_to_gguf.py"}
@@ -116,20 +114,24 @@ def to_merged(folder: Path, out: Path) -> list[str]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    from continual.model import load_adapter, load_model, load_tokenizer
+    from continual.model import load_adapter, load_model, load_tokenizer, own_type, quantized
 
     _needs_adapter(folder, "merged")
     base = lineage.manifest_of(folder)["base"]
     told = _settings(folder)
     name = told["base_model_name_or_path"]
-    own = _own_type(name)
+    # The unquantised weights, where a run quantised them: what was learned on those is added to these.
+    origin = Origin(name, told.get("revision"))
     with torch.no_grad():
-        model = load_adapter(load_model(name, "float32").cpu(), folder).eval()
+        whole = load_model(origin, "float32")
+        if quantized(whole):
+            raise ContinualError(f"--to merged: the weights of {name} are quantised, and nothing can be added to them")
+        model = load_adapter(whole.cpu(), folder).eval()
         ids = torch.arange(3, 19)[None] % model.config.get_text_config().vocab_size
         before = model(input_ids=ids).logits
-        largest = float(before.abs().max())
+        largest, own = float(before.abs().max()), own_type(origin)
         merged = model.merge_and_unload(safe_merge=True).to(own)
-    tokenizer = load_tokenizer(str(folder) if list(folder.glob("tokenizer*")) else name)
+    tokenizer = load_tokenizer(str(folder) if list(folder.glob("tokenizer*")) else origin)
 
     off: list[float] = []
 
@@ -203,17 +205,6 @@ def _needs_adapter(folder: Path, form: str) -> None:
 
 def _settings(folder: Path) -> dict[str, Any]:
     return dict(read_json(folder / ADAPTER))
-
-
-def _own_type(base: str) -> torch.dtype:
-    """The type of a base model's own weights."""
-    import torch
-    from transformers import AutoConfig
-
-    from continual.model import resolve
-
-    known = AutoConfig.from_pretrained(resolve(base)).dtype
-    return known if known is not None else torch.float32
 
 
 def _child(folder: Path, there: Path) -> dict[str, Any]:

@@ -29,11 +29,17 @@ Who: TypeAlias = str | Mix | None
 called ``base``."""
 
 
-def run_recipe(run_dir: Path) -> Recipe:
-    """The recipe of a run, as it was resolved."""
+def run_recipe(run_dir: Path, trust_remote_code: bool = False) -> Recipe:
+    """The recipe of a run, as it was resolved.
+
+    Args:
+        trust_remote_code: whether whoever asks now allows Python code that comes with the model. What the file says
+            of it is nothing: a run may come from somebody else.
+    """
     import yaml
 
-    return Recipe.model_validate(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))
+    data = yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8"))
+    return Recipe.model_validate({**data, "trust_remote_code": trust_remote_code})
 
 
 def taught(run_dir: Path) -> dict[str, Path | None]:
@@ -77,18 +83,18 @@ class Taught:
     Args:
         run_dir: the folder of a run.
         memory: of `AdapterBank`, in bytes.
+        trust_remote_code: run Python code that comes with the model, whatever the run's recipe says.
 
     Raises:
         ContinualError: the run's tokenizer cannot be loaded.
     """
 
-    def __init__(self, run_dir: Path, *, memory: int | None = None) -> None:
+    def __init__(self, run_dir: Path, *, memory: int | None = None, trust_remote_code: bool = False) -> None:
         self.run_dir, self.memory = run_dir, memory
-        self.recipe = run_recipe(run_dir)
+        self.recipe = run_recipe(run_dir, trust_remote_code)
         self.models = taught(run_dir)
-        name, trusted = self.recipe.model_name_or_path, self.recipe.trust_remote_code
-        self.chat = Chat(load_tokenizer(name, trusted), self.recipe.roles)
-        self.room = max_positions(name, trusted)
+        self.chat = Chat(load_tokenizer(self.recipe.origin), self.recipe.roles)
+        self.room = max_positions(self.recipe.origin)
         adapter = self.recipe.adapter
         self.whole = adapter is None or not adapter.factors_only
         """Whether models are loaded whole, not as adapters on one base."""
@@ -220,9 +226,7 @@ class Taught:
             TypeError: a prompt is neither a text nor a list of messages.
             ContinualError: somebody is unknown, or cannot be loaded; or messages are not in order.
         """
-        conversations = [
-            as_conversation(prompt, f"prompts[{n}]") for n, prompt in enumerate(as_prompts(prompts))
-        ]
+        conversations = [as_conversation(prompt, f"prompts[{n}]") for n, prompt in enumerate(as_prompts(prompts))]
         if adapters is None:
             adapters = preferred(self.run_dir)
         asked: list[Who]
@@ -292,14 +296,14 @@ class Taught:
         self.check(name)
         recipe, path = self.recipe, self.models[name]
         if path is not None and recipe.adapter is None:
-            return load_model(str(path), recipe.weights_dtype, recipe.trust_remote_code)
+            return load_model(recipe.origin.whole(path), recipe.weights_dtype)
         if path is None and recipe.start is not None:
             path = Path(recipe.start)
         return self._base() if path is None else load_adapter(self._base(), path)
 
     def _base(self) -> Any:
         recipe = self.recipe
-        return load_model(recipe.model_name_or_path, recipe.weights_dtype, recipe.trust_remote_code)
+        return load_model(recipe.origin, recipe.weights_dtype)
 
     def _decoders(self, each: Sequence[Who]) -> Iterator[tuple[Decoder, list[int]]]:
         """Who can be asked together, as places in a list: all adapters; or each whole model for itself."""

@@ -245,6 +245,7 @@ class CausalLMTemplate(SupervisedTemplate):
                 self._before_training_iteration(**kwargs)
                 self._compute_gradient(**kwargs)
                 self._before_update(**kwargs)
+                self._check_finite("loss", self.loss)
                 self.optimizer_step()
                 self._after_update(**kwargs)
                 self.step += 1
@@ -387,6 +388,22 @@ class CausalLMTemplate(SupervisedTemplate):
 
     def optimizer_step(self) -> None:
         if self.settings.max_grad_norm > 0:
-            self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            norm = self.accelerator.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
+            self._check_finite("gradient", norm)
         self.optimizer.step()
         self.schedule.step()
+
+    def _check_finite(self, what: str, value: torch.Tensor) -> None:
+        """Stop at the first number that is none: nothing that is learned from it would be one.
+
+        Raises:
+            ContinualError: with the step and the learning rate.
+        """
+        if bool(torch.isfinite(value).all()):
+            return
+        rate = self.schedule.get_last_lr()[0]
+        cure = "lower training.learning_rate" if self.step else "see whether the base's own answers are sound"
+        raise ContinualError(
+            f"training: the {what} is no finite number at step {self.step + 1} of {self.steps} (learning rate "
+            f"{rate:g}, max_grad_norm {self.settings.max_grad_norm:g}); {cure}"
+        )

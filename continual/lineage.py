@@ -117,6 +117,7 @@ def _manifest(
         "schema": 1,
         "name": name,
         "base": recipe.model_name_or_path,
+        **{key: value for key, value in recipe.origin.identity.items() if key != "name"},
         "run": {
             "name": run["name"],
             "recipe_hash": run["recipe_hash"],

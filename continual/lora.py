@@ -58,6 +58,8 @@ class Lora:
     """By the module's name in the base model, such as ``model.layers.0.self_attn.q_proj``."""
     targets: str | tuple[str, ...]
     """PEFT's `target_modules`."""
+    revision: str | None = None
+    """Of the base, where it is a name on the Hub."""
 
     @property
     def rank(self) -> int:
@@ -98,7 +100,8 @@ def load(folder: Path) -> Lora:
         factors[module] = Factors(a, b * scale.of(module, a.shape[0]))
     targets = settings["target_modules"]
     base = settings.get("base_model_name_or_path")
-    return Lora(base, factors, targets if isinstance(targets, str) else tuple(sorted(targets)))
+    targets = targets if isinstance(targets, str) else tuple(sorted(targets))
+    return Lora(base, factors, targets, settings.get("revision"))
 
 
 class Scales:
@@ -200,6 +203,7 @@ def save(lora: Lora, folder: Path, base: str | None = None) -> None:
     config = LoraConfig(
         task_type="CAUSAL_LM",
         base_model_name_or_path=base or lora.base,
+        revision=lora.revision if base is None else None,
         r=rank,
         lora_alpha=rank,
         lora_dropout=0.0,

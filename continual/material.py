@@ -15,6 +15,7 @@ from continual.curriculum import Splits
 from continual.evaluate import Exam, Result
 from continual.general import Measured
 from continual.model import add_adapter, load_adapter, load_model, load_tokenizer, max_positions
+from continual.origin import Origin
 from continual.recipe import Recipe
 from continual.rehearse.budget import own_quotas
 from continual.rehearse.frame import Frame, frame_of
@@ -33,9 +34,9 @@ T = TypeVar("T")
 class Material:
     """The same data, base model and tests for every arm at one seed and sweep point."""
 
-    model_name: str
+    origin: Origin
+    """Of the base model."""
     dtype: str
-    trust_remote_code: bool
     adapter: Mapping[str, Any] | None
     """Arguments of `peft.LoraConfig`; None for full fine-tuning."""
     chat: Chat
@@ -132,7 +133,7 @@ class Material:
 
     def base(self) -> Any:
         """The untaught model."""
-        return load_model(self.model_name, self.dtype, self.trust_remote_code)
+        return load_model(self.origin, self.dtype)
 
     def untaught(self) -> Any:
         """The model before anything is taught here: the base, with the adapter that it begins with."""
@@ -149,12 +150,12 @@ class Material:
             return self.base()
         if self.start is not None:
             return load_adapter(self.base(), self.start, trainable=True)
-        return add_adapter(self.base(), self.adapter, derive(self.seed, "adapter", *names))
+        return add_adapter(self.base(), self.adapter, derive(self.seed, "adapter", *names), self.origin.revision)
 
     def saved(self, folder: Path, trainable: bool = False) -> Any:
         """A model as it was saved after a task."""
         if self.adapter is None:
-            return load_model(str(folder), self.dtype, self.trust_remote_code)
+            return load_model(self.origin.whole(folder), self.dtype)
         return load_adapter(self.base(), folder, trainable)
 
     def examine(self, model: Any, tasks: Sequence[str]) -> dict[str, Result]:
@@ -191,9 +192,9 @@ def gather(
     Raises:
         ContinualError: the model or the data of a task cannot be had, or there are more chunks than rows.
     """
-    tokenizer = load_tokenizer(recipe.model_name_or_path, recipe.trust_remote_code)
+    tokenizer = load_tokenizer(recipe.origin)
     chat = Chat(tokenizer, recipe.roles)
-    room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
+    room = max_positions(recipe.origin)
     rows = {entry.task: entry.max_samples or recipe.training.max_samples for entry in recipe.curriculum}
     longest = min(room, recipe.training.max_length)
 
@@ -240,9 +241,8 @@ def gather(
         asked = task.samples(recipe.evaluate.split, data_root=data_root, limit=recipe.evaluate.limit)
         beside[name] = exam_on(name, asked)
     return Material(
-        model_name=recipe.model_name_or_path,
+        origin=recipe.origin,
         dtype=recipe.weights_dtype,
-        trust_remote_code=recipe.trust_remote_code,
         adapter=recipe.adapter.lora_arguments if recipe.adapter else None,
         chat=chat,
         samples=samples,

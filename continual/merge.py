@@ -75,7 +75,8 @@ def merge(
     for name, matrix, where in _merged(loras, method, weights, scale, space, statistics, arguments):
         parts, energy, kept = corespace.best(matrix, cap)
         factors[name], energies[name] = corespace.factored(parts, where), (kept, energy)
-    lora = Lora(_base(loras), factors, _targets(loras, factors))
+    revision = next((one.revision for one in loras if one.base), None)
+    lora = Lora(_base(loras), factors, _targets(loras, factors), revision)
     return Merged(lora, _share(energies.values()), {name: _share([pair]) for name, pair in energies.items()})
 
 

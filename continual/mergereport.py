@@ -103,6 +103,7 @@ def merge_report(
     data_root: Path | None,
     folders: Sequence[Path],
     console: Console,
+    trust_remote_code: bool = False,
 ) -> None:
     """Measure, write report and picture into the run, and print the table.
 
@@ -116,7 +117,7 @@ def merge_report(
     Raises:
         ContinualError: there are no specialists, they or a method cannot be used, or the data is not that of the run.
     """
-    recipe = run_recipe(run_dir)
+    recipe = run_recipe(run_dir, trust_remote_code)
     source = specialists_of(run_dir, recipe, seed)
     check_start(source)
     told = read_json(source / "run.json")

@@ -8,18 +8,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
 import yaml
 
 from continual import lora, statistics, weights
 from continual.errors import ContinualError
-from continual.guard import guard
 from continual.listing import find_run
 from continual.lora import Lora
 from continual.merge import Merged, changes, check_arguments, check_weights, merge
 from continual.merged import check_start
 from continual.merges import MERGES
-from continual.model import load_model, load_tokenizer, resolve
+from continual.model import load_model, load_tokenizer, own_type, quantized
+from continual.origin import Origin
 from continual.problems import did_you_mean
 from continual.runs import Run, read_json, write_folder
 
@@ -127,7 +126,8 @@ def write(
             change = ((name, b @ a) for name, (a, b) in merged.lora.factors.items())
         else:
             change = ((name, one) for name, one in changes(loras, method, shares, **options))
-        _write_model(next((one.base for one in loras if one.base), None), change, out, card)
+        origins = [Origin(one.base, one.revision) for one in loras if one.base]
+        _write_model(origins[0] if origins else None, change, out, card)
     else:
         assert merged is not None
 
@@ -151,15 +151,14 @@ def write(
         )
 
 
-def _write_model(base: str | None, change: weights.Named, out: Path, card: str) -> None:
+def _write_model(base: Origin | None, change: weights.Named, out: Path, card: str) -> None:
     if base is None:
         raise ContinualError("no adapter says what its base model is, so there is nothing to write whole")
-    guard()
-    from transformers import AutoConfig
-
     model, tokenizer = load_model(base, "float32"), load_tokenizer(base)
+    if quantized(model):
+        raise ContinualError(f"--full: the weights of {base.name} are quantised, and nothing can be added to them")
     weights.add(model, change)
-    model = model.to(getattr(AutoConfig.from_pretrained(resolve(base)), "dtype", None) or torch.float32)
+    model = model.to(own_type(base))
 
     def fill(folder: Path) -> None:
         model.save_pretrained(folder)

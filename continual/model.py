@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+import struct
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -18,7 +19,7 @@ from continual.crossentropy import LossOf
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.hub import check
-from continual.paths import builtin_model
+from continual.origin import Origin
 from continual.precision import has_bfloat16
 from continual.targets import check as check_targets
 from continual.targets import lora_settings
@@ -40,35 +41,32 @@ CHUNK = 2**24
 """The most logits that exist at a time where nothing needs all: 64 MiB in float32, and as much for their gradient."""
 
 
-def resolve(name: str) -> str:
-    """A model's folder or Hub name; ``builtin:tinyworld`` is the one that is shipped.
-
-    A folder is given from the root: an adapter names its base, and is loaded from anywhere.
-
-    Raises:
-        ContinualError: there is no such embedded model.
-    """
-    if not name.startswith("builtin:"):
-        return str(Path(name).resolve()) if Path(name).is_dir() else name
-    folder = builtin_model(name.removeprefix("builtin:"))
-    if not folder.is_dir():
-        known = ", ".join(f"builtin:{p.name}" for p in sorted(folder.parent.glob("*")) if (p / "config.json").exists())
-        raise ContinualError(f"model_name_or_path: there is no embedded model {name!r}; there is {known}")
-    return str(folder)
+def _origin(base: Origin | str) -> Origin:
+    return Origin(base) if isinstance(base, str) else base
 
 
-def _load(what: str, name: str, load: Any) -> Any:
-    check(resolve(name))
+def _load(what: str, origin: Origin, load: Callable[[str, dict[str, Any]], Any]) -> Any:
+    place, arguments = origin.files
+    check(place, origin.revision)
     try:
-        return load()
-    except (OSError, ValueError, KeyError) as error:
+        return load(place, arguments)
+    except torch.OutOfMemoryError:
+        raise
+    # A library may be missing (ImportError), or not work on this device (RuntimeError); a broken GGUF file is a
+    # struct.error.
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, struct.error) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        if "trust_remote_code" in str(error) and not origin.trust_remote_code:
+            reason = (
+                "Python code comes with it, which runs only where you allow it now: --trust-remote-code with a run, "
+                "trust_remote_code: true in a recipe of yours"
+            )
         raise ContinualError(
-            f"model_name_or_path: cannot load the {what} of '{name}': {reason.strip()[:300]}"
+            f"model_name_or_path: cannot load the {what} of '{origin.name}': {reason.strip()[:300]}"
         ) from error
 
 
-def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
+def load_tokenizer(base: Origin | str) -> Any:
     """The tokenizer of a model.
 
     Raises:
@@ -76,46 +74,101 @@ def load_tokenizer(name: str, trust_remote_code: bool = False) -> Any:
     """
     from transformers import AutoTokenizer
 
-    return _load(
-        "tokenizer",
-        name,
-        lambda: AutoTokenizer.from_pretrained(resolve(name), trust_remote_code=trust_remote_code),
-    )
+    return _load("tokenizer", _origin(base), lambda place, given: AutoTokenizer.from_pretrained(place, **given))
 
 
-def load_model(name: str, dtype: str = "auto", trust_remote_code: bool = False) -> PreTrainedModel:
+def load_config(base: Origin | str) -> Any:
+    """The configuration of a model.
+
+    Raises:
+        ContinualError: it cannot be loaded.
+    """
+    from transformers import AutoConfig
+
+    return _load("configuration", _origin(base), lambda place, given: AutoConfig.from_pretrained(place, **given))
+
+
+def own_type(base: Origin | str) -> torch.dtype:
+    """The type of a base model's own weights, as its configuration says; float32 where it says nothing."""
+    stored = getattr(load_config(base), "dtype", None)
+    return stored if isinstance(stored, torch.dtype) else torch.float32
+
+
+def load_model(base: Origin | str, dtype: str = "auto") -> PreTrainedModel:
     """The model with its language-modelling head, in evaluation mode.
 
     Args:
         dtype: ``auto`` is the checkpoint's own, but float32 on a processor without bfloat16 arithmetic.
 
     Raises:
-        ContinualError: it cannot be loaded.
+        ContinualError: it cannot be loaded, some weights are not in the checkpoint, or are no finite numbers.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
+    origin = _origin(base)
     if dtype == "auto":
         chosen: Any = "auto" if has_bfloat16("cuda" if torch.cuda.is_available() else "cpu") else torch.float32
     else:
         chosen = getattr(torch, dtype)
-    model = _load(
-        "model",
-        name,
-        lambda: AutoModelForCausalLM.from_pretrained(
-            resolve(name), dtype=chosen, trust_remote_code=trust_remote_code, use_safetensors=True
-        ),
-    )
+    extra: dict[str, Any] = {"dtype": chosen, "output_loading_info": True}
+    if origin.attn_implementation is not None:
+        extra["attn_implementation"] = origin.attn_implementation
+
+    def load(place: str, given: dict[str, Any]) -> Any:
+        if origin.quantization is not None:
+            extra["quantization_config"] = BitsAndBytesConfig(**origin.quantization)
+        if "gguf_file" not in given:
+            extra["use_safetensors"] = True
+        return AutoModelForCausalLM.from_pretrained(place, **given, **extra)
+
+    model, report = _load("model", origin, load)
+    if "gguf_file" in origin.files[1]:
+        model.name_or_path = origin.place  # else an adapter would name the folder, and not the file
+    check_weights(origin.name, model, report["missing_keys"])
+    # Quantised weights lie where they were quantised.
+    if quantized(model):
+        return model.eval()
     return model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
 
 
-def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], seed: int) -> Any:
+def quantized(model: Any) -> bool:
+    """Whether a model's weights are stored in fewer bits than numbers have."""
+    return getattr(model.config, "quantization_config", None) is not None
+
+
+def check_weights(name: str, model: Any, missing: Collection[str]) -> None:
+    """See that a model is what its checkpoint says.
+
+    Args:
+        missing: names of weights that the checkpoint lacks, and that transformers drew at random.
+
+    Raises:
+        ContinualError: weights are missing, or some are no finite numbers; with their names.
+    """
+    if missing:
+        raise ContinualError(
+            f"model_name_or_path: '{name}' lacks weights of {type(model).__name__}, which would be random: "
+            f"{_some(sorted(missing))}"
+        )
+    plain = (torch.float32, torch.bfloat16, torch.float16, torch.float64)
+    wrong = [key for key, p in model.named_parameters() if p.dtype in plain and not bool(torch.isfinite(p).all())]
+    if wrong:
+        raise ContinualError(f"model_name_or_path: '{name}' has weights that are no finite numbers: {_some(wrong)}")
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], seed: int, revision: str | None = None) -> Any:
     """Put a fresh LoRA adapter on a base model.
 
     Args:
         settings: arguments of `peft.LoraConfig`.
         seed: decides the adapter's initial weights.
+        revision: of the base, for those who load the adapter later.
 
     Raises:
         ContinualError: the settings do not fit the model, such as target modules that it has not.
@@ -125,7 +178,8 @@ def add_adapter(model: PreTrainedModel, settings: Mapping[str, Any], seed: int) 
     check_targets(model, settings)
     torch.manual_seed(seed)
     try:
-        return get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **lora_settings(model, settings)))
+        config = LoraConfig(task_type="CAUSAL_LM", revision=revision, **lora_settings(model, settings))
+        return get_peft_model(model, config)
     except ValueError as error:
         raise ContinualError(f"adapter: {str(error).splitlines()[0]}") from error
 
@@ -137,21 +191,14 @@ def load_adapter(model: PreTrainedModel, folder: Path, trainable: bool = False) 
     return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
 
 
-def max_positions(name: str, trust_remote_code: bool = False) -> int:
+def max_positions(base: Origin | str) -> int:
     """The most tokens a model can see at once; `sys.maxsize` where its architecture has no limit.
 
     Raises:
         ContinualError: its configuration cannot be loaded.
     """
-    from transformers import AutoConfig
-
-    config = _load(
-        "configuration",
-        name,
-        lambda: AutoConfig.from_pretrained(resolve(name), trust_remote_code=trust_remote_code),
-    )
     # Architectures call it differently; transformers maps some names, not all.
-    fields = config.get_text_config().to_dict()
+    fields = load_config(base).get_text_config().to_dict()
     limits = [fields.get(f) for f in ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len")]
     return next((int(limit) for limit in limits if limit is not None), sys.maxsize)
 
@@ -336,6 +383,8 @@ class CausalLM(nn.Module):
     def _can_chunk(self, x: LMBatch) -> bool:
         """Whether logits come of the decoder's output row by row; asked once of the model itself, with one row."""
         if self._chunkable is None:
+            from transformers.utils import ModelOutput
+
             first = LMBatch(
                 x.input_ids[:1], x.supervised[:1], x.answer[:0], x.cued[:0], x.rehearsed[:0], x.lengths[:1]
             )
@@ -343,8 +392,13 @@ class CausalLM(nn.Module):
             with torch.no_grad():
                 with self.inner.get_decoder().register_forward_hook(lambda _, args, output: kept.append(output)):
                     whole = self._logits(first)
-                parts = self._after_decoder(kept[0], kept[0].last_hidden_state[:, :-1][first.supervised])
-            self._chunkable = torch.allclose(whole, parts, rtol=1e-3, atol=1e-3)
+                # What an architecture calls its decoder may be its head, as ModernBERT's.
+                self._chunkable = isinstance(kept[0], ModelOutput) and torch.allclose(
+                    whole,
+                    self._after_decoder(kept[0], kept[0].last_hidden_state[:, :-1][first.supervised]),
+                    rtol=1e-3,
+                    atol=1e-3,
+                )
             if not self._chunkable:
                 name = type(self.inner).__name__
                 log.warning("%s: its loss cannot be computed in chunks, and needs more memory", name)

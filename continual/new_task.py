@@ -373,9 +373,7 @@ def _of_columns(columns: Sequence[Column], prompt: tuple[Column, ...], answer: C
         own = _own_choices(options, answer)
         if own is not None:
             choices, target = own
-            return replace(
-                guess, form="choices", how="Multiple choice", choices=choices, target=target, metric="acc"
-            )
+            return replace(guess, form="choices", how="Multiple choice", choices=choices, target=target, metric="acc")
     if answer.is_label and not _is_score(answer):
         labels = _sorted_labels(answer.labels)
         return replace(

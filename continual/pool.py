@@ -80,9 +80,7 @@ class Pool:
         places = indices.tolist()
         if self.rows is None:
             return [(place, self.in_memory[place]) for place in places]
-        rendered = (
-            (place, self._row(place, row)) for place, row in zip(places, self.rows.take(places), strict=True)
-        )
+        rendered = ((place, self._row(place, row)) for place, row in zip(places, self.rows.take(places), strict=True))
         return [(place, one) for place, one in rendered if one is not None]
 
     def _row(self, index: int, row: Row) -> Rendered | None:

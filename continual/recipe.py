@@ -20,12 +20,14 @@ from continual import yamlfile
 from continual.arm_checks import TAKEN, asked_of, checked_arms
 from continual.errors import ContinualError
 from continual.evaluate_settings import Evaluate
+from continual.origin import Origin
 from continual.paths import shipped
 from continual.problems import Problem, annotation_at, did_you_mean, problems_error, problems_of
 from continual.settings import (
     Adapter,
     Arm,
     CurriculumEntry,
+    Quantization,
     Training,
 )
 from continual.settings_base import Settings
@@ -40,6 +42,8 @@ DEFAULT_ARMS: dict[str, Any] = {"rehearsal": {"teach": "sequential", "rehearsal"
 NOT_SWEPT = {
     "arms": "",
     "model_name_or_path": ": all that a run leaves stands on one base model; make a run for each",
+    "revision": ": all that a run leaves stands on one base model; make a run for each",
+    "quantization": ": all that a run leaves stands on one base model; make a run for each",
     "output_dir": "",
     "seeds": "; seeds have a key of their own",
     "sweep": "",
@@ -52,7 +56,16 @@ class Recipe(Settings):
     """Everything that decides what a run does. `load_recipe` makes one from a file."""
 
     model_name_or_path: str
-    """`builtin:tinyworld`, a name on the Hugging Face Hub, or a folder."""
+    """`builtin:tinyworld`, a name on the Hugging Face Hub, a folder, or a GGUF file."""
+
+    revision: str | None = None
+    """Branch, tag or commit of a name on the Hub; null: its main branch."""
+
+    quantization: Quantization | None = None
+    """The base is quantised when it is loaded, with an adapter on it (QLoRA); null: as stored."""
+
+    attn_implementation: str | None = None
+    """How attention is computed, such as `sdpa`, `eager` or `flash_attention_2`; null: as transformers chooses."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Precision of the weights; auto: as the model was stored."""
@@ -69,7 +82,7 @@ class Recipe(Settings):
     stream: Stream | None = None
     """The tasks are not announced: their rows come in chunks. null: task after task."""
 
-    adapter: Adapter | None = None
+    adapter: Adapter | None = Field(None, validate_default=True)
     """null: full fine-tuning."""
 
     start: str | None = None
@@ -146,6 +159,15 @@ class Recipe(Settings):
         if stream is not None and gone:
             raise ValueError(f"the data of {', '.join(gone)} is gone, and cannot be cut into chunks")
         return stream
+
+    @field_validator("adapter")
+    @classmethod
+    def _only_adapters_learn_on_a_quantized_base(cls, adapter: Adapter | None, info: ValidationInfo) -> Adapter | None:
+        if adapter is None and info.data.get("quantization") is not None:
+            raise ValueError(
+                "is needed with `quantization`: quantised weights cannot be trained, only an adapter on them"
+            )
+        return adapter
 
     @field_validator("start")
     @classmethod
@@ -224,6 +246,14 @@ class Recipe(Settings):
     def name(self) -> str:
         """What the run is called: the last part of `output_dir`."""
         return Path(self.output_dir).name
+
+    @property
+    def origin(self) -> Origin:
+        """The base model."""
+        quantization = self.quantization.arguments if self.quantization is not None else None
+        return Origin(
+            self.model_name_or_path, self.revision, quantization, self.attn_implementation, self.trust_remote_code
+        )
 
     @property
     def weights_dtype(self) -> str:

@@ -72,6 +72,7 @@ def route(
     data_root: Path | None,
     folders: Sequence[Path],
     console: Console,
+    trust_remote_code: bool = False,
 ) -> None:
     """Fit a run's router, save it, and show how it does.
 
@@ -83,7 +84,7 @@ def route(
     """
     if split not in ("test", "dev", "none"):
         raise ContinualError(f"--split {split}: should be test, dev or none")
-    router = fit(run_dir, samples, None if unsure == BASE else unsure, seed, console)
+    router = fit(run_dir, samples, None if unsure == BASE else unsure, seed, console, trust_remote_code)
     console.print(f"  [dim]of their own prompts, each held out in turn, {router.held_out:.1%} are told right[/dim]")
     if split != "none":
         of: Split = "test" if split == "test" else "dev"
@@ -93,7 +94,14 @@ def route(
     console.print(f"next   continual ask {run_dir} PROMPT --adapter auto", highlight=False, soft_wrap=True)
 
 
-def fit(run_dir: Path, samples: int, unsure: str | None, seed: int | None, console: Console) -> Router:
+def fit(
+    run_dir: Path,
+    samples: int,
+    unsure: str | None,
+    seed: int | None,
+    console: Console,
+    trust_remote_code: bool = False,
+) -> Router:
     """Fit and save the router of a run.
 
     Args:
@@ -105,7 +113,7 @@ def fit(run_dir: Path, samples: int, unsure: str | None, seed: int | None, conso
     Raises:
         ContinualError: there are no specialists, nobody writes, or there is no model of the name `unsure`.
     """
-    recipe, names = run_recipe(run_dir), taught(run_dir)
+    recipe, names = run_recipe(run_dir, trust_remote_code), taught(run_dir)
     if unsure is not None and unsure not in names:
         raise ContinualError(
             f"--unsure {unsure}: no such model{did_you_mean(unsure, names)}; there is {', '.join(names)}"
@@ -162,8 +170,8 @@ def written_prompts(
     run_dir: Path, recipe: Recipe, source: Source, tasks: Sequence[str], samples: int, console: Console
 ) -> dict[str, list[str]]:
     """What users would ask, as the models of a run remember it, by task."""
-    chat = Chat(load_tokenizer(recipe.model_name_or_path, recipe.trust_remote_code), recipe.roles)
-    room = max_positions(recipe.model_name_or_path, recipe.trust_remote_code)
+    chat = Chat(load_tokenizer(recipe.origin), recipe.roles)
+    room = max_positions(recipe.origin)
     manifest = Run(run_dir).manifest()
     labels = {task: tuple(manifest["labels"][task]) for task in tasks}
     known = manifest.get("remembered", {})  # older runs have none
@@ -184,7 +192,7 @@ def written_prompts(
         recipe.evaluate.batch_tokens,
         source.teachers,
     )
-    model = load_model(recipe.model_name_or_path, recipe.weights_dtype, recipe.trust_remote_code)
+    model = load_model(recipe.origin, recipe.weights_dtype)
     model = load_adapter(model, source.model, trainable=True)
     wanted = dict.fromkeys(tasks, samples)
     folder = run_dir / FOLDER / WRITTEN / f"{source.arm}-{source.model.parent.parent.name}-{samples}"

@@ -317,9 +317,7 @@ def _names(header: Sequence[str], file: Path) -> list[str]:
     return names
 
 
-def _csv_row(
-    names: Sequence[str], record: Sequence[str], file: Path, number: int, dialect: Dialect
-) -> Row:
+def _csv_row(names: Sequence[str], record: Sequence[str], file: Path, number: int, dialect: Dialect) -> Row:
     if len(record) > len(names):
         raise ContinualError(
             f"{file}: row {number} has {len(record)} cells, the header {len(names)}: a cell that holds the "

@@ -118,6 +118,41 @@ class Adapter(Settings):
         return init
 
 
+class Quantization(Settings):
+    """How bitsandbytes quantises the base, with the names of transformers' BitsAndBytesConfig."""
+
+    load_in_4bit: bool = False
+
+    load_in_8bit: bool = Field(False, validate_default=True)
+
+    bnb_4bit_quant_type: Literal["fp4", "nf4"] = "nf4"
+    """nf4 is made for weights that are normally distributed (QLoRA, arXiv 2305.14314)."""
+
+    bnb_4bit_compute_dtype: Literal["float32", "bfloat16", "float16"] | None = None
+    """Precision of the products; null: bitsandbytes' own."""
+
+    bnb_4bit_use_double_quant: bool = False
+    """Quantise the scales too: 0.4 bits less for each weight."""
+
+    llm_int8_threshold: float = Field(6.0, ge=0)
+    """Inputs above it are multiplied unquantised, in 8 bits."""
+
+    llm_int8_skip_modules: tuple[str, ...] | None = None
+    """Modules that stay as they are."""
+
+    @field_validator("load_in_8bit")
+    @classmethod
+    def _one_width(cls, eight: bool, info: ValidationInfo) -> bool:
+        if eight == info.data.get("load_in_4bit", not eight):
+            raise ValueError("set one of load_in_4bit and load_in_8bit to true")
+        return eight
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Of `transformers.BitsAndBytesConfig`."""
+        return self.model_dump(mode="json", exclude_none=True)
+
+
 class Training(Settings):
     """How one task is learned, with the names of transformers' TrainingArguments."""
 

@@ -18,9 +18,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from continual import losscurve
+from continual import lineage, losscurve
 from continual import overrides as overriding
 from continual.errors import ContinualError
+from continual.inference import run_recipe
 from continual.listing import find_run
 from continual.problems import did_you_mean, dotted, problems_of, suggestion
 from continual.recipe import Recipe
@@ -74,6 +75,7 @@ def plan(
     out: Path | None = None,
     data_root: Path | None = None,
     folders: Sequence[Path] = (),
+    trust_remote_code: bool = False,
 ) -> Lesson:
     """Get everything ready to teach one more task: `execute.run` on the recipe then teaches it.
 
@@ -85,6 +87,7 @@ def plan(
         seed: of the run; its first if left out.
         out: the new run directory; ``runs/<name>+<task>`` if left out.
         folders: searched for tasks.
+        trust_remote_code: run Python code that comes with the model, whatever the run's recipe says.
 
     Raises:
         ContinualError: there is no such run or model, or it cannot be taught the task.
@@ -97,10 +100,13 @@ def plan(
     changes = overriding.parse(texts)
     source = _find(name)
     if isinstance(source, Path):
-        return _of_run(source, task, changes, arm, seed, out, data_root, searched)
+        before = run_recipe(source, trust_remote_code)
+        return _of_run(source, before, task, changes, arm, seed, out, data_root, searched)
     if arm is not None or seed is not None:
         raise ContinualError(f"{name}: is a model and no run: it has no arms and seeds")
     out = out or _named(Path("runs"), Path(name).name, task, changes)
+    if trust_remote_code:
+        changes = {"trust_remote_code": True, **changes}
     return Lesson(_of_model(source, task, changes, out), searched, [], {})
 
 
@@ -141,6 +147,8 @@ def _of_model(name: str, task: str, changes: Mapping[str, Any], out: Path) -> Re
         base, targets = config["base_model_name_or_path"], config["target_modules"]
         targets = targets if isinstance(targets, str) else sorted(targets)
         data = {"model_name_or_path": base, "start": name, "adapter": {**same, "target_modules": targets}}
+        told = {**lineage.manifest_of(Path(name)), "revision": config.get("revision")}
+        data |= {key: told[key] for key in ("revision", "quantization") if told.get(key) is not None}
     full = changes.get("adapter", {}) is None
     data |= {
         "curriculum": [task],
@@ -153,6 +161,7 @@ def _of_model(name: str, task: str, changes: Mapping[str, Any], out: Path) -> Re
 
 def _of_run(
     run_dir: Path,
+    before: Recipe,
     task: str,
     changes: Mapping[str, Any],
     arm: str | None,
@@ -164,7 +173,6 @@ def _of_run(
     """A run that goes on: what it has is copied, its curriculum grows by one task."""
     run = Run(run_dir)
     manifest = run.manifest()
-    before = Recipe.model_validate(yaml.safe_load((run_dir / "recipe.yaml").read_text(encoding="utf-8")))
     folder = _chosen(run, before, arm, seed)
     told = read_json(folder / "run.json")
     if told["spans"] is not None:

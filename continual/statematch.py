@@ -8,9 +8,7 @@ from continual.words import canonical
 
 _OPERATOR = re.compile(r"[=<>]")
 _CONDITION = re.compile(r"(.*?)\s*([=<>])\s*(.*)")
-_SELECT = re.compile(
-    r"select\s+(?:(max|min|count|sum|avg)\s+)?(.+?)\s+from\s+table(?:\s+where\s+(.*))?"
-)
+_SELECT = re.compile(r"select\s+(?:(max|min|count|sum|avg)\s+)?(.+?)\s+from\s+table(?:\s+where\s+(.*))?")
 
 
 class State(NamedTuple):
@@ -28,9 +26,7 @@ class Query(NamedTuple):
     conditions: tuple[tuple[str, str, str], ...]
 
 
-def joint_goal(
-    predictions: Sequence[str], references: Sequence[str], dialogues: Sequence[str]
-) -> list[float]:
+def joint_goal(predictions: Sequence[str], references: Sequence[str], dialogues: Sequence[str]) -> list[float]:
     """Score turns by the goals of their dialogues so far (``joint_goal_em`` of decaNLP).
 
     LAMOL's table has it as dsEM. A turn counts 1 where all slots informed up to it are right; what

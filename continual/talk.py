@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-def ask(run_dir: Path, prompt: str, adapter: str | None) -> str:
+def ask(run_dir: Path, prompt: str, adapter: str | None, trust_remote_code: bool = False) -> str:
     """One answer of a taught model. Whom `auto` picks goes to the standard error, so that the answer stands alone."""
-    known, name = Taught(run_dir), adapter or preferred(run_dir)
+    known, name = Taught(run_dir, trust_remote_code=trust_remote_code), adapter or preferred(run_dir)
     if name == AUTO:
         print(told(choice := known.pick(prompt)), file=sys.stderr)
         name = choice.adapter or BASE
@@ -113,9 +113,9 @@ class Conversation:
         self.say(HELP)
 
 
-def chat(run_dir: Path, adapter: str | None, console: Console) -> None:
+def chat(run_dir: Path, adapter: str | None, console: Console, trust_remote_code: bool = False) -> None:
     """A conversation in the terminal; adapters are swapped in place."""
-    known = Taught(run_dir)
+    known = Taught(run_dir, trust_remote_code=trust_remote_code)
     talking = Conversation(known, preferred(run_dir), console)
     if adapter is not None:
         talking.adapter(adapter)
@@ -142,7 +142,7 @@ def chat(run_dir: Path, adapter: str | None, console: Console) -> None:
             console.print(f"[red]{escape(str(error))}[/red]", highlight=False)
 
 
-def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
+def rehearse(run_dir: Path, task: str, n: int, console: Console, trust_remote_code: bool = False) -> None:
     """Let the newest model of the run's rehearsing arm write samples of a task, kept and rejected ones.
 
     Raises:
@@ -165,7 +165,7 @@ def rehearse(run_dir: Path, task: str, n: int, console: Console) -> None:
         raise ContinualError(
             f"'{task}' was not learnt by {arm}{did_you_mean(task, learnt)}; it knows {', '.join(learnt)}"
         )
-    known = Taught(run_dir)
+    known = Taught(run_dir, trust_remote_code=trust_remote_code)
     rehearsal = recipe.arms[arm].rehearsal
     assert rehearsal is not None
     labels = {task: tuple(Run(run_dir).manifest()["labels"][task])}

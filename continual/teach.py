@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.markup import escape
 
 from continual import losscurve, states
@@ -255,6 +256,19 @@ class Pupil:
             torch_compile=teaching.torch_compile,
         )
 
+    def _check_learned(self, what: str) -> None:
+        """See that what was learned can be saved: the last step has no later loss that would show it.
+
+        Raises:
+            ContinualError: some of it is no finite number.
+        """
+        taught = self.strategy.model.named_parameters()
+        wrong = next((name for name, p in taught if not bool(torch.isfinite(p).all())), None)
+        if wrong is not None:
+            raise ContinualError(
+                f"{what}: training: the last step left {wrong} without finite numbers; lower training.learning_rate"
+            )
+
     def learn(self, lesson: Any, what: str, into: Path, *, part: str = "", peak_before: int = 0) -> None:
         """Train on one experience, and save the model into a folder.
 
@@ -265,8 +279,12 @@ class Pupil:
         """
         reset_peak()
         self.curve.task = what
-        with self.teller.training(part + what):
-            self.strategy.train(lesson, eval_streams=[])
+        try:
+            with self.teller.training(part + what):
+                self.strategy.train(lesson, eval_streams=[])
+        except ContinualError as error:
+            raise ContinualError(*(f"{what}: {line}" for line in error.lines)) from error
+        self._check_learned(what)
         self.strategy.lm.eval()
         trained = {
             "seconds": time.perf_counter() - self.strategy.started,

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from continual.arguments import Adapter, DataRoot, RunArgument, Source, Tasks, make_console
+from continual.arguments import Adapter, DataRoot, RunArgument, Source, Tasks, Trust, make_console
 from continual.errors import ContinualError
 from continual.portable import Form, Reader
 
@@ -20,16 +20,17 @@ def ask(
     run: RunArgument,
     prompt: Annotated[str, typer.Argument(help="What to ask.")],
     adapter: Adapter = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Print one answer of a taught model."""
     from continual import talk
     from continual.listing import find_run
 
-    print(talk.ask(find_run(run), prompt, adapter))
+    print(talk.ask(find_run(run), prompt, adapter, trust_remote_code))
 
 
 @app.command()
-def chat(run: RunArgument, adapter: Adapter = None) -> None:
+def chat(run: RunArgument, adapter: Adapter = None, trust_remote_code: Trust = False) -> None:
     """Talk to a taught model; /adapter NAME swaps its adapter."""
     from continual import talk
     from continual.listing import find_run
@@ -37,7 +38,7 @@ def chat(run: RunArgument, adapter: Adapter = None) -> None:
 
     folder = find_run(run)
     with Run(folder).used():
-        talk.chat(folder, adapter, make_console())
+        talk.chat(folder, adapter, make_console(), trust_remote_code)
 
 
 @app.command()
@@ -62,6 +63,7 @@ def serve(
     model: Annotated[
         str | None, typer.Option(help="The one to serve where models are whole ones.", metavar="NAME")
     ] = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Serve a run's models over HTTP, as OpenAI's clients ask, and a page to try them."""
     from continual.listing import find_run
@@ -80,6 +82,7 @@ def serve(
         memory and memory * 2**20,
         model,
         tuple(allowed_host or ()),
+        trust_remote_code,
     )
     folder = find_run(run)
     with Run(folder).used():
@@ -96,12 +99,15 @@ def route(
     limit: Annotated[int | None, typer.Option(help="Prompts of each task to measure on.")] = None,
     data_root: DataRoot = None,
     tasks: Tasks = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Let `auto` pick the specialist for a prompt: learn it from what the run's models write, and measure it."""
     from continual import routing
     from continual.listing import find_run
 
-    routing.route(find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), make_console())
+    routing.route(
+        find_run(run), n, unsure, seed, split, limit, data_root, tasks or (), make_console(), trust_remote_code
+    )
 
 
 @app.command("merge-report")
@@ -113,13 +119,16 @@ def merge_report(
     seed: Annotated[int | None, typer.Option(help="Whose specialists.")] = None,
     data_root: DataRoot = None,
     tasks: Tasks = None,
+    trust_remote_code: Trust = False,
 ) -> None:
     """Merge a run's specialists by several methods and scales, and measure them beside what they come from."""
     from continual import mergereport
     from continual.listing import find_run
 
     ways, tried = mergereport.listed(methods, scales)
-    mergereport.merge_report(find_run(run), ways, tried, rank, seed, data_root, tasks or (), make_console())
+    mergereport.merge_report(
+        find_run(run), ways, tried, rank, seed, data_root, tasks or (), make_console(), trust_remote_code
+    )
 
 
 @app.command()

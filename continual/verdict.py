@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from continual import scant
 from continual.errors import ContinualError
 from continual.forgetting import Cell, forgotten, in_order
 from continual.problems import did_you_mean
@@ -28,6 +29,9 @@ class Verdict:
     planned: int
     lost: dict[str, Cell]
     """By task, without what ended last and those that a guard took back; None where a cell of R is unknown."""
+
+    scant: list[str]
+    """Where rehearsal kept too little for what was forgotten to say anything about it."""
 
     def beyond(self, limit: float) -> list[str]:
         """The tasks that lost more than the limit. What cannot be known is not passed."""
@@ -61,10 +65,12 @@ def show(found: list[Verdict], limit: float, console: Console) -> bool:
     fine = True
     for verdict in found:
         beyond = verdict.beyond(limit)
-        fine = fine and not beyond
+        fine = fine and not beyond and not verdict.scant
         part = "" if len(verdict.taught) == verdict.planned else f" ({len(verdict.taught)} of {verdict.planned} tasks)"
-        end = f"too much: {', '.join(beyond)}" if beyond else "ok"
+        end = f"too much: {', '.join(beyond)}" if beyond else "rehearsed too little" if verdict.scant else "ok"
         console.print(f"{verdict.arm} {verdict.run}{part}: {end}", highlight=False, markup=False, soft_wrap=True)
+        for line in verdict.scant:
+            console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
         for task, value in verdict.lost.items():
             mark = "  <-- " + ("unknown" if value is None else "too much") if task in beyond else ""
             console.print(f"  {task:<24}{percent(value):>7}{mark}", highlight=False, markup=False, soft_wrap=True)
@@ -89,5 +95,6 @@ def _verdict(folder: Path) -> Verdict:
         run=folder.name,
         taught=taught,
         planned=len(order),
+        scant=scant.found(run["rehearsed"]),
         lost={task: value for task, value in lost.items() if task not in taken_back},
     )

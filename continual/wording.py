@@ -65,16 +65,12 @@ def _checked(node: nodes.Expr) -> nodes.Expr:
 
 
 def _environment() -> _Environment:
-    environment = _Environment(
-        undefined=StrictUndefined, keep_trailing_newline=True, finalize=_present
-    )
+    environment = _Environment(undefined=StrictUndefined, keep_trailing_newline=True, finalize=_present)
     # These two draw from the global random state: the same row would give another prompt each run.
     del environment.filters["random"]
     del environment.globals["lipsum"]
     # lm-evaluation-harness has this filter too.
-    environment.filters["regex_replace"] = lambda text, pattern, to, count=0: re.sub(
-        pattern, to, text, count=count
-    )
+    environment.filters["regex_replace"] = lambda text, pattern, to, count=0: re.sub(pattern, to, text, count=count)
     environment.filters["present"] = _present
     return environment
 
@@ -138,9 +134,7 @@ class Wording:
 
     def _nulls(self, row: Row) -> str:
         names = [
-            name
-            for name, value in row.items()
-            if is_null(value) and re.search(rf"\b{re.escape(name)}\b", self.source)
+            name for name, value in row.items() if is_null(value) and re.search(rf"\b{re.escape(name)}\b", self.source)
         ]
         if not names:
             return ""

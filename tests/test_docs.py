@@ -20,7 +20,7 @@ from continual.recipe import Recipe, load_recipe
 from continual.rehearsal_settings import Distill, Rehearsal
 from continual.remembered import Remembered
 from continual.score import METRICS
-from continual.settings import Adapter, Arm, CurriculumEntry, Training
+from continual.settings import Adapter, Arm, CurriculumEntry, Quantization, Training
 from continual.stream_settings import Stream
 from continual.task import list_tasks, read_task
 from continual.taskfile import UNSUPPORTED, Generation, Local, Metadata, Metric, TaskFile
@@ -62,6 +62,7 @@ OF_RECIPE: dict[str, type[BaseModel]] = {
     "An entry of the curriculum": CurriculumEntry,
     "stream": Stream,
     "adapter": Adapter,
+    "quantization": Quantization,
     "training": Training,
     "An arm": Arm,
     "rehearsal": Rehearsal,

@@ -14,8 +14,8 @@ PACKAGE = Path(continual.__file__).parent
 
 # A module or package imports only what stands before it: foundations, then the layers of the design.
 ORDER = """
-errors arguments threads deferred guard hub paths seeds sample synonyms problems words batch peak_memory
-losscurve plugin progress prompts patterns targets
+errors arguments threads deferred guard hub paths origin seeds sample synonyms problems words batch peak_memory
+losscurve plugin progress prompts patterns scant targets
 settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
 chat correlation overlap statematch score forgetting general stream runs route
 yamlfile settings arm_checks stream_settings overrides tuning wording
@@ -25,7 +25,7 @@ lora weights statistics corespace merge sampling kvcache request stoptext
 nexttoken fold decode deltas adapters
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing ownwords breach teach
-merged generalist arms paired pairing results report card lineage publish estimate plan execute
+merged generalist arms paired pairing results report card lineage publish preflight estimate plan execute
 verdict rollback
 vocabulary corpus pretrain new_task show inference talk routing mergereport
 listing serve skill merging export push using cli __main__

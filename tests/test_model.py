@@ -33,6 +33,22 @@ def test_logits_at_supervised_positions_equal_full_logits(architecture: str) -> 
     torch.testing.assert_close(picked, full, atol=1e-5, rtol=1e-5)
 
 
+def test_a_head_that_is_called_the_decoder_is_computed_whole(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    x, y, _ = Collate([], {}, 0)(ROWS)
+    weight = torch.ones(len(y)) / len(y)
+    whole = CausalLM(tiny.model("modernbert-decoder"))(x, y, weight)
+    monkeypatch.setattr("continual.model.CHUNK", 10)
+    for architecture, notices in (("modernbert-decoder", 1), ("gpt_oss", 0)):
+        caplog.clear()
+        loss = CausalLM(tiny.model(architecture))(x, y, weight)
+        loss.backward()
+        assert caplog.text.count("cannot be computed in chunks") == notices
+        if notices:
+            torch.testing.assert_close(loss, whole)
+
+
 def test_the_facade_shows_trainable_parameters_only() -> None:
     facade = CausalLM(add_adapter(tiny.model(), {"r": 2, "target_modules": "all-linear"}, seed=0))
     names = [name for name, _ in facade.named_parameters()]

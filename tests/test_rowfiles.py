@@ -145,7 +145,7 @@ def large_task(folder: Path, monkeypatch: pytest.MonkeyPatch, kind: str, keys: s
         (folder / f"train.{kind}").write_bytes(gzip.compress(text) if packed else text)
     path = folder / "it.yaml"
     path.write_text(
-        "task: it\ndataset_path: .\ndoc_to_text: \"{{ text }}\"\ndoc_to_target: label\n" + keys, encoding="utf-8"
+        'task: it\ndataset_path: .\ndoc_to_text: "{{ text }}"\ndoc_to_target: label\n' + keys, encoding="utf-8"
     )
     return read_task(path)
 

@@ -184,6 +184,7 @@ WORDS = ["player", "team", "and", "where", "from", "count", "max", "year (a.d.)"
 
 def query(random: Random) -> str:
     """A query of WikiSQL's form whose columns and values hold its own words."""
+
     def name() -> str:
         return " ".join(random.choices(WORDS, k=random.randint(1, 4)))
 

@@ -1,6 +1,7 @@
 """A setting that no code reads would be a promise that nobody keeps."""
 
 import ast
+import inspect
 import types
 from pathlib import Path
 from typing import Union, get_args, get_origin
@@ -10,7 +11,7 @@ from pydantic import BaseModel
 
 import continual
 from continual.recipe import Recipe
-from continual.settings import Adapter
+from continual.settings import Adapter, Quantization
 
 PACKAGE = Path(continual.__file__).parent
 SCHEMA = (
@@ -61,14 +62,14 @@ SETTINGS = [
 
 def test_the_walk_finds_the_whole_schema():
     assert {model for model, _ in SETTINGS} == {
-        "Adapter", "Arm", "CurriculumEntry", "Distill", "Evaluate", "ForeignPlugin", "Guard", "Recipe", "Rehearsal",
-        "Remembered", "Stream", "Training",
+        "Adapter", "Arm", "CurriculumEntry", "Distill", "Evaluate", "ForeignPlugin", "Guard", "Quantization", "Recipe",
+        "Rehearsal", "Remembered", "Stream", "Training",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("model", "name"), SETTINGS, ids=[f"{model}.{name}" for model, name in SETTINGS])
 def test_every_setting_is_read(model: str, name: str):
-    if (model, name) not in DECIDES and model != "Adapter":
+    if (model, name) not in DECIDES and model not in ("Adapter", "Quantization"):
         assert name in READ, f"nothing under continual/ reads {model}.{name}"
 
 
@@ -85,6 +86,15 @@ def test_peft_knows_every_key_of_an_adapter():
     from peft import LoraConfig
 
     assert set(Adapter.model_fields) - {"type"} <= set(LoraConfig.__dataclass_fields__)
+
+
+def test_bitsandbytes_knows_every_key_of_a_quantization():
+    from continual.guard import guard
+
+    guard()
+    from transformers import BitsAndBytesConfig
+
+    assert set(Quantization.model_fields) <= set(inspect.signature(BitsAndBytesConfig).parameters)
 
 
 def test_what_nobody_reads_would_be_noticed():

@@ -77,10 +77,7 @@ def bounded() -> list[Path]:
 @pytest.mark.parametrize("path", bounded(), ids=lambda path: f"{path.parent.name}-{path.stem}")
 def test_a_bound_of_real_rows_differs_from_rehearsal_in_its_rows_alone(path: Path):
     arms = yaml.safe_load(path.read_text(encoding="utf-8"))["arms"]
-    ours, real, plain = (
-        Rehearsal(**arms[name]["rehearsal"])
-        for name in ("rehearsal", "real_replay", "plain_replay")
-    )
+    ours, real, plain = (Rehearsal(**arms[name]["rehearsal"]) for name in ("rehearsal", "real_replay", "plain_replay"))
     # How long a written sample may be says nothing of stored rows.
     alike = ours.model_copy(update={"writer": "real", "max_new_tokens": None})
     assert real == alike and real.distill is not None and real.fresh

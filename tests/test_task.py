@@ -309,7 +309,7 @@ def test_dev_is_a_tenth_of_train_and_shares_no_text_with_it(tmp_path: Path) -> N
 def test_turns_of_a_dialogue_stay_together(tmp_path: Path) -> None:
     turns = [(turn, name) for name in range(40) for turn in range(5)]
     rows = [{"text": f"turn {turn} of {name}", "state": "None", "name": name} for turn, name in turns]
-    keys = 'doc_to_text: text\ndoc_to_target: state\nmetric_list: [{metric: dsem}]\nmetadata: {dialogue: name}\n'
+    keys = "doc_to_text: text\ndoc_to_target: state\nmetric_list: [{metric: dsem}]\nmetadata: {dialogue: name}\n"
     task = read_task(make(tmp_path, HEAD + keys, rows))
 
     def dialogues(samples: list[Sample]) -> Counter[str]:

@@ -1,12 +1,16 @@
 """`continual check`: what it prints, and the exit code that a script goes by."""
 
+import html
 import json
 from pathlib import Path
 
 import pytest
 from fake_run import write_arm, write_run
+from rich.console import Console
 
+from continual import report as reports
 from continual.cli import main
+from continual.results import collect
 from continual.verdict import verdicts
 
 # translate falls from .9 to .8, edit rises.
@@ -82,6 +86,26 @@ def test_a_run_on_its_way_is_judged_by_what_is_there(tmp_path: Path, capsys: pyt
     assert verdict.lost == {"translate": pytest.approx(0.5)}
     assert code("check", str(folder)) == 1
     assert "finetune seed0 (2 of 3 tasks): too much: translate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(0, 1), (23, 1), (24, 0)])
+def test_rehearsal_below_half_of_its_quota_fails(
+    run: Path, capsys: pytest.CaptureFixture[str], kept: int, expected: int
+) -> None:
+    path = run / "arms" / "rehearsal" / "seed0" / "run.json"
+    entry = {"before": "edit", "task": "translate", "age": 1, "wanted": 48, "kept": kept, "drawn": 192, "valid": 0.0}
+    entry |= {"rejected": {"eos": 100, "wrong_task": 92 - kept}, "real_rows": 0, "real_bytes": 0}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rehearsed": [entry]}))
+    assert code("check", str(run), "--max-forgetting", "0.2", "--arm", "rehearsal") == expected
+    said = f"rehearsal kept {kept} of 48 samples of translate before edit (rejected: 100 eos"
+    out = capsys.readouterr().out
+    assert (said in out) is (expected == 1)
+    page = html.unescape(reports.page([run]))
+    assert (f"rehearsal seed0: {said}" in page) is (expected == 1)
+    if expected:  # before anything that was measured
+        assert page.index(said) < page.index('<ul class="headlines">') and "num_train_epochs" in page
+    reports.last_words(collect(run), run, Console(width=300))
+    assert (f"mind: rehearsal seed0: {said}" in capsys.readouterr().out) is (expected == 1)
 
 
 def test_a_task_that_was_taken_back_cannot_be_forgotten(tmp_path: Path) -> None:

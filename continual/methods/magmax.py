@@ -58,10 +58,7 @@ class MagMaxPlugin(ApartPlugin):
         """Return theta_0 + lambda * tau."""
         if self.scale == 1:
             return self._farthest
-        return {
-            name: base + self.scale * (self._farthest[name] - base)
-            for name, base in self._untaught.items()
-        }
+        return {name: base + self.scale * (self._farthest[name] - base) for name, base in self._untaught.items()}
 
     def state_dict(self) -> dict[str, Any]:
         parts = {"finetuned": self._finetuned, "untaught": self._untaught, "farthest": self._farthest}

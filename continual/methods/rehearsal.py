@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.markup import escape
 
+from continual import scant
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.data import encode
@@ -57,10 +59,13 @@ def summary(
 
 
 def told_in_words(told: Mapping[str, Any]) -> str:
-    """A `summary` in one line."""
+    """A `summary` in one line, and where too little was kept, a warning in another."""
     rejected = ", ".join(f"{count} {reason}" for reason, count in told["rejected"].items())
     why = f" (rejected: {rejected})" if rejected else ""
-    return f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}{why}[/dim]"
+    line = f"    [dim]rehearses {told['task']}: {told['kept']} of {told['wanted']}{why}[/dim]"
+    if not scant.is_scant(told):
+        return line
+    return f"{line}\n    [yellow]mind:[/yellow] {escape(scant.in_words(told))}"
 
 
 def rehearsed_sets(

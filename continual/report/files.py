@@ -85,9 +85,7 @@ def write(run_dirs: Sequence[Path], out: Path | None = None) -> Path:
 def tables_of(runs: Sequence[NamedResults]) -> list[TextTable]:
     """The tables of a report: figures, differences to multitask and costs of all arms, then R of each."""
     palette = colours([run.document for run in runs])
-    rows = [
-        (run, rows_of(run.document, palette, prefix=run.name if len(runs) > 1 else "")) for run in runs
-    ]
+    rows = [(run, rows_of(run.document, palette, prefix=run.name if len(runs) > 1 else "")) for run in runs]
     everyone = [row for _, members in rows for row in members]
     tables = [
         TextTable(
@@ -127,9 +125,7 @@ def _label(row: Row) -> str:
 def _matrix(matrix: ArmMatrix, name: str) -> TextTable:
     runs = f", mean of {matrix.runs} runs" if matrix.runs > 1 else ""
     title = f"R of {matrix.row.label}{runs}: the score in % on (columns) after (rows)"
-    rows = [
-        [after, *map(percent, scores)] for after, scores in zip(matrix.after, matrix.R, strict=True)
-    ]
+    rows = [[after, *map(percent, scores)] for after, scores in zip(matrix.after, matrix.R, strict=True)]
     return TextTable(name, title, ["after", *matrix.order], rows)
 
 
@@ -167,9 +163,7 @@ def _csv(runs: Sequence[NamedResults]) -> str:
     writer.writerow(["run", "arm", "set", "teach", "runs", *FORMULAE, *deviations, *COSTS])
     for run in runs:
         groups = [
-            group
-            for entry in run.document["arms"].values()
-            for group, _ in results_module.by_set(entry["runs"])
+            group for entry in run.document["arms"].values() for group, _ in results_module.by_set(entry["runs"])
         ]
         for group, row in zip(groups, rows_of(run.document, palette), strict=True):
             settings = json.dumps(group, ensure_ascii=False) if group else ""

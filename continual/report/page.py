@@ -10,6 +10,7 @@ from typing import Any
 from markupsafe import Markup, escape
 
 from continual import results as results_module
+from continual import scant
 from continual.forgetting import FORMULAE
 from continual.report import curves, losses, pairs, plots, svg
 from continual.report.likeness import FIGURES, Line, lines
@@ -36,6 +37,8 @@ class ReportedRun:
     """What the first run of each rehearsing arm wrote: the batches before each new task."""
     likeness: dict[str, list[Line]]
     """How like real rows that is."""
+    scant: list[str]
+    """Where rehearsal kept too little."""
     guarded: list[tuple[str, list[str], list[dict[str, Any]]]]
     """Each run with a guard: its name, its tasks, and what was seen after each."""
     losses: list[tuple[Row, Picture]]
@@ -105,6 +108,7 @@ def _read(run_dirs: Sequence[Path], documents: Sequence[dict[str, Any]]) -> list
                 views=views_of(document, rows) if rows else [],
                 rehearsed=_rehearsed(run_dir, document),
                 likeness={arm: lines(entry["runs"][0]["rehearsed"]) for arm, entry in document["arms"].items()},
+                scant=scant.of_results(document),
                 guarded=_guarded(run_dir),
                 losses=_losses(run_dir, document, rows),
                 recipe=(run_dir / "recipe.yaml").read_text(encoding="utf-8"),

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from continual import scant
 from continual.report.likeness import FIGURES, in_short
 from continual.report.numbers import COSTS, figure, from_to, percent, perplexity, points
 from continual.report.pairs import against_multitask, interval, left_out
@@ -89,6 +90,8 @@ def last_words(results: dict[str, Any], run_dir: Path, console: Console) -> None
         if row.teach == "sequential" and row.label in first:
             console.print(Text(f"  learned    {learned(first[row.label])}"), soft_wrap=True)
             console.print(Text(f"  forgotten  {forgotten(first[row.label])}"), soft_wrap=True)
+    for line in scant.of_results(results):
+        console.print(Text.assemble(("mind: ", "yellow"), line), soft_wrap=True)
     for entry in results["unfinished"]:
         missing = f"{entry['not_begun']} not begun" if entry["run"] is None else f"{entry['run']}: {ending(entry)}"
         console.print(Text.assemble((entry["arm"], "bold yellow"), f" {missing}"), soft_wrap=True)

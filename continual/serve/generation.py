@@ -112,9 +112,7 @@ class Generation:
             raise ApiError(400, f"prompt: token ids lie between 0 and {self.vocabulary - 1}", None, "prompt")
         return ids
 
-    async def _who(
-        self, http: HttpRequest, body: Body, prompt: Callable[[], str]
-    ) -> tuple[Served, dict[str, Any]]:
+    async def _who(self, http: HttpRequest, body: Body, prompt: Callable[[], str]) -> tuple[Served, dict[str, Any]]:
         """Who answers, and what is told of how that was chosen.
 
         Args:

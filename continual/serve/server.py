@@ -55,6 +55,9 @@ class Settings:
     names: tuple[str, ...] = ()
     """Further names under which clients may address the server."""
 
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model, whatever the run's recipe says."""
+
     @property
     def local(self) -> bool:
         """Whether nothing but this machine reaches the server."""
@@ -95,7 +98,8 @@ def build(run_dir: Path, settings: Settings) -> App:
             let in whoever comes.
     """
     settings.check()
-    known, called = Taught(run_dir, memory=settings.memory), BASE
+    known = Taught(run_dir, memory=settings.memory, trust_remote_code=settings.trust_remote_code)
+    called = BASE
     chat, start = known.chat, known.recipe.start
     if known.whole:
         called = whole(known, settings)
