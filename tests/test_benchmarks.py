@@ -74,6 +74,40 @@ def test_training_is_compared_with_its_peers(tmp_path: Path, monkeypatch: pytest
     assert all(curve for curve in model["losses"].values())
 
 
+def test_lora_on_a_model_is_compared_with_another_checkout_the_limit_and_generate(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tiny
+
+    from benchmarks import lora, train
+
+    processes: list[dict[str, str]] = []
+
+    def rate(settings: dict[str, str], options: lora.Options, flags: list[str]) -> float:
+        processes.append(settings)
+        return 1.0
+
+    monkeypatch.setattr(lora, "find_spec", lambda name: None)
+    monkeypatch.setattr(lora, "_rate", rate)  # a fresh process each
+    file, folder = tmp_path / "train.json", str(tiny.saved(tmp_path / "model"))
+    words = ["--lora", "--model", folder, "--against", "/other", "--samples", "8", "--bf16"]
+    train.main(["--quick", "--repeats", "1", "--output", str(file), *words])
+    peers = [row["peer_name"] for row in rows_of(file)]
+    assert peers == [
+        "the other checkout, float32",
+        lora.LIMIT,
+        "ours, float32",
+        "the other checkout, bf16",
+        lora.LIMIT,
+        "ours, bf16",
+        "generate, batch 8",
+        "one thread",
+    ]
+    assert {"PYTHONPATH": "/other"} in processes and {"OMP_NUM_THREADS": "1"} in processes
+    measured = json.loads(file.read_text(encoding="utf-8"))["measured"]
+    assert measured["greedy_equal"] == 1.0 and measured["micro_batch"] > 1 and 0 < measured["supervised"] < 1
+
+
 def test_two_passes_and_ours_compute_the_same_two_losses() -> None:
     import copy
 
