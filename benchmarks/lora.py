@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
@@ -83,7 +83,7 @@ def measured(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     micro_batch = _micro_batch(setting)
     share = sum(len(row.answer) for row in rows) / tokens
     contenders[LIMIT] = partial(limit, start, micro_batch, share)
-    figures = measure.in_turn(contenders, options.repeats)
+    figures = measure.in_turn(_shown(contenders), options.repeats)
     title = models.shown(options.model, start)
     pairs = [
         pair
@@ -98,7 +98,7 @@ def measured(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     table = [measure.row(f"{title} {ours}", "tokens/s", figures, ours, peer) for ours, peer in pairs]
     written, equal = _writing(start, rows, options)
     table += [measure.row(f"{title} writing", "tokens/s", written, "ours", best) for best in list(written)[1:2]]
-    busy = measure.in_turn(_beside_another(options), options.repeats)
+    busy = measure.in_turn(_shown(_beside_another(options)), options.repeats)
     table.append(measure.row(f"{title} beside a busy process", "tokens/s", busy, *busy))
     return table, {
         "model": title,
@@ -108,6 +108,17 @@ def measured(options: Options) -> tuple[list[dict[str, Any]], dict[str, Any]]:
         "rounds": {**figures, **written, **busy},
         "greedy_equal": equal,
     }
+
+
+def _shown(contenders: Mapping[str, Callable[[], float]]) -> dict[str, Callable[[], float]]:
+    """The same, each of which prints its figure: a slow machine takes minutes for one."""
+
+    def run(name: str, contender: Callable[[], float]) -> float:
+        figure = contender()
+        print(f"  {name:<40}{figure:8.1f} tokens/s", flush=True)
+        return figure
+
+    return {name: partial(run, name, contender) for name, contender in contenders.items()}
 
 
 def _peers(tokenizer: Any, options: Options) -> dict[str, Callable[..., loops.Taken]]:
@@ -231,7 +242,7 @@ def _writing(start: Any, rows: Sequence[texts.Pair], options: Options) -> tuple[
 
     batches = [options.samples] if options.quick else [64, options.samples]
     peers = {f"generate, batch {batch}": partial(decode.generate, merged, wanted, batch) for batch in batches}
-    figures = measure.in_turn({"ours": ours, **peers}, options.repeats)
+    figures = measure.in_turn(_shown({"ours": ours, **peers}), options.repeats)
     best = measure.best(figures, list(peers))
     prompts = [row.prompt for row in rows[:20]]
     answers = [output.ids for output in Decoder(student, (), 0).generate(prompts, 16)]

@@ -155,6 +155,15 @@ def test_dropout_keeps_the_mean_of_the_update() -> None:
     assert ((drawn.mean(0) - whole).abs() < 5 * spread + 1e-6).all()
 
 
+def test_activations_that_are_computed_again_give_the_same_gradients() -> None:
+    from continual.model import checkpoint_activations
+
+    model = student().double()
+    expected = outcome(model, as_it_is)
+    checkpoint_activations(model)
+    equal(outcome(model, fused), expected, 1e-9)
+
+
 def test_layers_with_one_input_share_one_node() -> None:
     model = student()
     with fused(model):
