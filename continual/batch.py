@@ -92,8 +92,8 @@ Triple = tuple[LMBatch, "torch.Tensor", "torch.Tensor"]
 class Collate:
     """Encoded rows to the triple (x, y, t) that Avalanche expects.
 
-    A row is a dict with `input_ids`, `answer` (see `chat.Encoded`), `targets_task_labels`, `rehearsed` (0 or 1),
-    `cue_key` (which cue is its own), and in training `cue`: whether this time it starts with it.
+    A row is a dict with `input_ids`, `answer` and `lead` (see `chat.Encoded`), `targets_task_labels`, `rehearsed`
+    (0 or 1), `cue_key` (which cue is its own), and in training `cue`: whether this time it starts with it.
 
     Args:
         bos_ids: stand before everything.
@@ -158,8 +158,10 @@ class Collate:
         if not row.get("cue") and not document:
             return [bare]
         head = [*self.bos_ids, *self.cues[row["cue_key"]]]
+        lead = row["lead"]
+        cued = {**row, "input_ids": row["input_ids"][lead:], "answer": row["answer"][lead:]}
         if document:
-            return [(head, row, False, True)]
+            return [(head, cued, False, True)]
         if self.passes == "two":
-            return [bare, (head, row, False, True)]
-        return [(head, row, True, True)]
+            return [bare, (head, cued, False, True)]
+        return [(head, cued, True, True)]

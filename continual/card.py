@@ -20,6 +20,7 @@ def card(results: dict[str, Any]) -> str:
         "",
         f"`{results['model']}` taught {', '.join(f'`{task}`' for task in tasks)}, in this order, with "
         "[continual](https://pypi.org/project/continual/). Scores are on test rows, in per cent.",
+        *([f"Form of conversations: {form_words(results['form'])}."] if results.get("form") else []),
         "",
         f"| arm | {' | '.join(tasks)} | mean |",
         f"|---|{'---|' * len(tasks)}---|",
@@ -65,6 +66,23 @@ def adapter_card(manifest: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def form_words(form: Mapping[str, Any]) -> str:
+    """Return a sentence on the form in which conversations were taught.
+
+    Args:
+        form: see `continual.chat.Chat.form`.
+    """
+    names = {
+        "template": "the base's chat template",
+        "plain": "`User:` and `AI:`",
+        "none": "text without marks of roles",
+    }
+    mended = form["name"] == "template" and not form["of_base"]
+    changed = ", with a prompt that answers go on from and an end to each answer" if mended else ""
+    saved = "" if form["of_base"] else "; it is saved with each model, and the base's own folder has another or none"
+    return names[form["name"]] + changed + saved
+
+
 def is_hub_name(name: str) -> bool:
     """Whether a model's name can be one of the Hub, which refuses a card whose `base_model` is anything else."""
     return re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) is not None and not name.startswith(".")
@@ -107,6 +125,8 @@ def _origin(manifest: Mapping[str, Any]) -> list[str]:
     known = [(one["name"], one["sha256"]) for one in parents]
     lines += [f"- parent: `{name}`" + (f" (`{hash_[:16]}`)" if hash_ else ", gone since") for name, hash_ in known]
     lines += [f"- rows of `{task}`: `{known}`" for task, known in manifest["data"].items()]
+    if manifest.get("form"):
+        lines.append(f"- form of conversations: {form_words(manifest['form'])}")
     lines.append(f"- versions: {', '.join(f'{name} {number}' for name, number in manifest['versions'].items())}")
     settings = "\n".join(f"{key}: {json.dumps(value)}" for key, value in manifest["settings"].items())
     return [*lines, "", "```yaml", settings, "```"]

@@ -27,14 +27,18 @@ CPU_PASS, GPU_PASS = 64, 1024
 
 
 class Rows(Sequence[dict[str, Any]]):
-    """Encoded samples, five bytes a token: row i is a dict of `input_ids` and `answer`, arrays of equal length."""
+    """Encoded samples, five bytes a token.
+
+    Row i is a dict of `input_ids` and `answer`, arrays of equal length, and of `lead` (see `chat.Encoded`).
+    """
 
     def __init__(self, encoded: Iterable[Encoded]) -> None:
-        ids, answer, self.lengths = array("i"), array("b"), array("i")
+        ids, answer, self.lengths, self.leads = array("i"), array("b"), array("i"), array("i")
         for one in encoded:
             ids.extend(one.input_ids)
             answer.extend(one.answer)
             self.lengths.append(len(one.input_ids))
+            self.leads.append(min(one.lead, len(one.input_ids)))
         self._ids, self._answer = np.array(ids, dtype=np.int32), np.array(answer, dtype=np.int8)
         self._ends = np.cumsum(self.lengths, dtype=np.int64).tolist()
 
@@ -44,7 +48,7 @@ class Rows(Sequence[dict[str, Any]]):
     def __getitem__(self, index: Any) -> Any:
         end = self._ends[index]
         row = slice(end - self.lengths[index], end)
-        return {"input_ids": self._ids[row], "answer": self._answer[row]}
+        return {"input_ids": self._ids[row], "answer": self._answer[row], "lead": self.leads[index]}
 
 
 def encode(
@@ -80,8 +84,8 @@ def room(max_length: int, collate: Collate) -> int:
 def dataset(
     rows: Rows, label: int, collate: Collate, cue_keys: Sequence[int] | None = None, rehearsed: bool = False
 ) -> AvalancheDataset:
-    """Rows of one task as an Avalanche data set, with the attributes `targets_task_labels`, `cue_key`, `rehearsed`
-    and `row_length`.
+    """Rows of one task as an Avalanche data set, with the attributes `targets_task_labels`, `cue_key`, `rehearsed`,
+    `row_length` and `row_lead`.
 
     Args:
         cue_keys: of each row; its task's label by default.
@@ -91,10 +95,10 @@ def dataset(
 
     labels = DataAttribute(ConstantSequence(label, len(rows)), "targets_task_labels", use_in_getitem=True)
     # As an attribute, lengths can be read without the rows, of parts and sums of data sets too.
-    lengths = DataAttribute(rows.lengths, "row_length")
+    lengths, leads = DataAttribute(rows.lengths, "row_length"), DataAttribute(rows.leads, "row_lead")
     marks = DataAttribute(ConstantSequence(int(rehearsed), len(rows)), "rehearsed", use_in_getitem=True)
     keys = DataAttribute(cue_keys or ConstantSequence(label, len(rows)), "cue_key", use_in_getitem=True)
-    return AvalancheDataset([rows], data_attributes=[labels, keys, marks, lengths], collate_fn=collate)
+    return AvalancheDataset([rows], data_attributes=[labels, keys, marks, lengths, leads], collate_fn=collate)
 
 
 def ahead(items: Iterable[T]) -> Generator[T]:
@@ -181,6 +185,7 @@ class TokenBatches:
         self._bare = np.fromiter(dataset.row_length, np.int64, rows) + len(collate.bos_ids)
         cues = {key: len(ids) for key, ids in collate.cues.items()}
         self._cue = np.fromiter((cues.get(key, 0) for key in dataset.cue_key), np.int64, rows)
+        self._cue -= np.fromiter(dataset.row_lead, np.int64, rows)
         self._document = np.fromiter((key in collate.documents for key in dataset.cue_key), np.bool_, rows)
         self._always = np.setdiff1d(np.arange(rows), np.concatenate(turns)) if turns else np.arange(rows)
         # The number of steps is the same in every epoch, so that a schedule knows its end before the first

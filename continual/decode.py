@@ -245,7 +245,9 @@ class Decoder:
             stops = token in self.stop_ids
             if stops and row.skips:
                 row.skips, stops = row.skips - 1, False
-            finished = stops or (self.stop_texts is not None and self.stop_texts.end(row.request.until, row.ids))
+            finished = stops or (
+                self.stop_texts is not None and self.stop_texts.end(row.request.until, row.ids, row.request.skip_stops)
+            )
             row.gone = finished or row.left == 0
             events.append(Event(row.number, token, row.gone, finished, told.get(n)))
         return events

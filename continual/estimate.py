@@ -371,7 +371,8 @@ def _look_at_task(recipe: Recipe, task: "Task", base: BaseSize, data_root: Path 
     train = _rows(task, "train", data_root) if taught else 0
     test = _rows(task, "test", data_root)
     longest = recipe.training.max_length
-    encoded = [base.chat.encode(sample, longest) for sample in looked_at]
+    rows = [row for sample in looked_at for row in (base.chat.rows(sample) if taught else [sample])]
+    encoded = [base.chat.encode(row, longest) for row in rows]
     own = {entry.task: entry.max_samples for entry in recipe.curriculum}
     most = own.get(name) or recipe.training.max_samples or train
     return TaskSize(
@@ -380,7 +381,7 @@ def _look_at_task(recipe: Recipe, task: "Task", base: BaseSize, data_root: Path 
         train_available=train,
         test=min(test, recipe.evaluate.limit or test),
         test_available=test,
-        tokens=sum(len(one.input_ids) for one in encoded) / len(encoded),
+        tokens=sum(len(row.input_ids) for row in encoded) / len(looked_at),
         answer_tokens=sum(sum(one.answer) for one in encoded) / len(encoded),
         too_long=sum(one.truncated for one in encoded) / len(encoded),
         notices=tuple(task.notices(data_root)) if taught else (),

@@ -63,13 +63,15 @@ def prepare(
         max_length: the most tokens of prompt and answer together; a longer prompt loses its middle.
     """
     choices = None
+    # What stands before an answer's own words is not counted among its tokens by those who write tasks.
+    max_new_tokens = min(max_new_tokens + chat.opening_tokens, max(1, max_length - 1))
     room = max_length - max_new_tokens
     if multiple_choice:
         # With what ends an answer, as it was taught: without it, a choice never loses to a longer one that begins
         # with it.
         choices = [[[*chat.answer_ids(choice, s.delimiter), chat.end_id] for choice in s.choices] for s in samples]
         room = max_length - max(len(ids) for row in choices for ids in row)
-    prompts = [chat.prompt_ids(sample.prompt, room, sample.instruction) for sample in samples]
+    prompts = [chat.prompt_ids(sample.prompt, room, sample.instruction, sample.tools) for sample in samples]
     return Exam(task, metric, samples, prompts, max_new_tokens, tuple(until), choices)
 
 
@@ -84,7 +86,9 @@ def take(exam: Exam, model: Any, chat: Chat, batch_tokens: int) -> Result:
             for sample, row in zip(exam.samples, told, strict=True)
         ]
     else:
-        outputs = decoder.generate(exam.prompts, exam.max_new_tokens, until=exam.until)
+        outputs = decoder.generate(
+            exam.prompts, exam.max_new_tokens, until=(*exam.until, *chat.stop_texts)
+        )
         generated = sum(len(output.ids) for output in outputs)
         predictions = [cut(chat.answer_text(output.ids), exam.until) for output in outputs]
     rows = row_scores(exam.metric, predictions, list(exam.samples))

@@ -206,6 +206,7 @@ def _begin(
         "recipe_hash": _hash(recipe.resolved()),
         "base": recipe.origin.identity,
         "versions": versions,
+        "form": material.chat.form,
         "threads": torch.get_num_threads(),
         "metrics": {name: task.metric for name, task in {**tasks, **general}.items()},
         "labels": {

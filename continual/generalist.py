@@ -110,7 +110,7 @@ def merge_specialists(
 
         def fill(new: Path) -> None:
             lora.save(made, new)
-            material.chat.tokenizer.save_pretrained(new)
+            material.chat.save_tokenizer(new)
             write_json(new / MERGE, {"of": specialists.parent.name, "tasks": record.order, **said})
             write_json(new / TRAINED, spent.told())
 

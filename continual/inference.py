@@ -21,6 +21,7 @@ from continual.route import AUTO, BASE, Choice, Router, has_router, load_router
 from continual.runs import Run
 from continual.sampling import Sampling
 from continual.seeds import derive
+from continual.stoptext import certain
 
 MAX_NEW_TOKENS = 256
 
@@ -254,6 +255,7 @@ class Taught:
                 [request.max_new_tokens for request in part],
                 sampling,
                 [request.seed or 0 for request in part],
+                until=self.chat.stop_texts,
                 adapters=None if self.whole else [self.choose(each[n]) for n in members],
             )
             said |= {n: self.chat.answer_text(output.ids) for n, output in zip(members, outputs, strict=True)}
@@ -274,6 +276,7 @@ class Taught:
         for event in decoder.stream([request]):
             ids.append(event.id)
             text = self.chat.answer_text(ids)
+            text = text if event.done else certain(text, self.chat.stop_texts)
             # A part of a character reads as U+FFFD until the rest is there.
             if text.startswith(said) and (event.done or not text.endswith("\ufffd")):
                 yield text[len(said) :]
@@ -285,7 +288,9 @@ class Taught:
         """A prompt as the decoder takes it. One that leaves no room for an answer loses its middle."""
         messages = as_conversation(prompt)
         new = min(max_new_tokens, self.room // 2)
-        return Request(self.chat.prompt_ids(messages, self.room - new), new, sampling, seed, adapter=adapter)
+        prompt_ids = self.chat.prompt_ids(messages, self.room - new)
+        until = self.chat.stop_texts
+        return Request(prompt_ids, new, sampling, seed, until=until, adapter=adapter)
 
     def model(self, name: str) -> Any:
         """A model of its own as the run left it, apart from the bank.

@@ -126,6 +126,7 @@ def _manifest(
             "seed": told["seed"],
             "set": told["set"],
         },
+        "form": run.get("form"),
         "settings": settings,
         "tasks": tasks,
         "data": {task: known for task, known in run["data"].items() if task in tasks},

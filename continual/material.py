@@ -225,7 +225,13 @@ def gather(
         task = tasks[name]
         test_rows = recipe.evaluate.limit
         samples[name] = {
-            "train": task.samples("train", seed=derive(seed, "wording"), data_root=data_root, limit=rows[name]),
+            "train": [
+                row
+                for sample in task.samples(
+                    "train", seed=derive(seed, "wording"), data_root=data_root, limit=rows[name]
+                )
+                for row in chat.rows(sample)
+            ],
             "dev": task.samples("dev", data_root=data_root, limit=test_rows),
             "test": task.samples("test", data_root=data_root, limit=test_rows),
         }

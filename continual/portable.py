@@ -9,6 +9,7 @@ layers stored whole, a rank of at most 16. What a reader does with anything else
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Collection, Iterator, Mapping
 from enum import StrEnum
@@ -55,7 +56,23 @@ def check(folder: Path, reader: Reader) -> list[str]:
             names = list(file.keys())
     except OSError as error:
         raise ContinualError(f"{folder}: no adapter that could be checked ({error.strerror or error})") from error
-    return list((_vllm if reader is Reader.vllm else _llama_cpp)(settings, names))
+    faults = (_vllm if reader is Reader.vllm else _llama_cpp)(settings, names)
+    return [*faults, *_form_faults(folder, reader)]
+
+
+def _form_faults(folder: Path, reader: Reader) -> Iterator[str]:
+    """Where an endpoint would ask in another form than the one that was taught."""
+    manifest, template = folder / "manifest.json", folder / "chat_template.jinja"
+    form = json.loads(manifest.read_text(encoding="utf-8")).get("form") if manifest.is_file() else None
+    if form is None:
+        return
+    if not template.is_file():
+        yield f"chat_template.jinja: missing; conversations were taught in a form of their own ({form['name']})"
+    elif hashlib.sha256(template.read_bytes()).hexdigest() != form["template_sha256"]:
+        yield f"chat_template.jinja: does not render what was taught ({form['name']})"
+    elif not form["of_base"]:
+        option = "--chat-template" if reader is Reader.vllm else "--jinja --chat-template-file"
+        yield f"chat_template: the base's is another one; start it with {option} {template}"
 
 
 def _vllm(settings: Mapping[str, Any], names: Collection[str]) -> Iterator[str]:

@@ -32,8 +32,8 @@ class Request:
     seed: int | None = None
     """Needed where something is drawn."""
     skip_stops: int = 0
-    """This many stop tokens do not end it (in many chat templates a prompt ends with the same token as an answer,
-    and rehearsal writes both)."""
+    """This many stop tokens, or stop texts, do not end it (in many chat templates a prompt ends with the same one as
+    an answer, and rehearsal writes both)."""
     until: tuple[str, ...] = ()
     """Texts that end it as well."""
     adapter: Chosen = None

@@ -75,6 +75,7 @@ def collect(run_dir: Path) -> dict[str, Any]:
         "schema": SCHEMA,
         "name": manifest["name"],
         "model": recipe["model_name_or_path"],
+        "form": manifest.get("form"),
         "created": manifest["created"],
         "tasks": tasks,
         "metrics": manifest.get("metrics", {}),

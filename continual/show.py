@@ -27,7 +27,7 @@ def show_task(task: Task, model: str, n: int, console: Console, data_root: Path 
         n: how many samples.
     """
     chat = Chat(load_tokenizer(model))
-    samples = task.samples("train", data_root=data_root, limit=n)
+    samples = [row for one in task.samples("train", data_root=data_root, limit=n) for row in chat.rows(one)]
     summary = task.metadata.get("summary", "")
     console.print(
         f"[bold]{task.task}[/bold]  {summary}  [dim]{task.output_type}, {task.metric}[/dim]", highlight=False
@@ -40,13 +40,13 @@ def show_task(task: Task, model: str, n: int, console: Console, data_root: Path 
         runs = _runs(chat, encoded.input_ids, encoded.answer)
         console.print(Text(f"─── {number}: answering ({len(encoded.input_ids)} tokens)", style="dim"))
         console.print(
-            Text.assemble(chat.form.bos, *(piece for text, mine in runs for piece in _piece(text, mine, answer)))
+            Text.assemble(chat.marks.bos, *(piece for text, mine in runs for piece in _piece(text, mine, answer)))
         )
     if samples:
         encoded = chat.encode(samples[0], LIMIT)
         cue = chat.text(chat.cue_ids(Cues("task", {task.task: 0}, {}).texts[task.task][0]))
         console.print(Text("─── 1: with its cue", style="dim"))
-        console.print(Text.assemble(chat.form.bos, cue, *_marked(chat.text(encoded.input_ids), cued)))
+        console.print(Text.assemble(chat.marks.bos, cue, *_marked(chat.text(encoded.input_ids[encoded.lead :]), cued)))
 
 
 def _runs(chat: Chat, ids: list[int], answer: list[int]) -> list[tuple[str, bool]]:

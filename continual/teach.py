@@ -297,7 +297,7 @@ class Pupil:
 
         def fill(folder: Path) -> None:
             self.strategy.lm.save_pretrained(folder)
-            self.material.chat.tokenizer.save_pretrained(folder)
+            self.material.chat.save_tokenizer(folder)
             write_json(folder / TRAINED, trained)
             states.store(folder, self.stateful)
 

@@ -102,26 +102,6 @@ def test_a_prompt_without_room_for_any_word_keeps_its_marks() -> None:
     assert text.startswith("User:") and text.endswith("\nAI:") and "dog" not in text
 
 
-@pytest.mark.parametrize(
-    ("template", "reason"),
-    [
-        ("{{ raise_exception('no system') if messages[0].role == 'system' }}" + tiny.ROLE_TEMPLATE, "refuses"),
-        ("{% if messages[0].role != 'system' %}You help.{% endif %}" + tiny.ROLE_TEMPLATE, "system role"),
-        (tiny.ROLE_TEMPLATE.replace("m['content'] | trim", "m['content'] | upper | lower"), "changes the words"),
-    ],
-)
-def test_templates_without_a_free_system_role_use_the_plain_form(
-    template: str, reason: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    import copy
-
-    tokenizer = copy.deepcopy(tiny.tokenizer(True))
-    tokenizer.chat_template = template
-    chat = Chat(tokenizer)
-    assert chat.form.user_head == "User: "
-    assert reason in caplog.text
-
-
 def test_a_tokenizer_without_end_is_refused() -> None:
     import copy
 
@@ -155,7 +135,7 @@ def special(template: str, *tokens: str) -> Any:
 def test_chatml_ends_an_answer_with_its_mark_and_not_with_the_newline_after_it() -> None:
     chat = Chat(special(CHATML, "<|im_start|>", "<|im_end|>"))
     text = marked(chat, sample("a dog", "red"))
-    assert text == "<|im_start|>user\na dog<|im_end|>\n<|im_start|>assistant\n[red<|im_end|>]"
+    assert text == "<|im_start|>user\na dog<|im_end|>\n<|im_start|>assistant\n[red<|im_end|>]\n"
     assert chat.stops_before_answer == 1
     assert chat.text(chat.cue_ids("t")) == "<|im_start|>system\nt<|im_end|>\n"
 

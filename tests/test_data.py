@@ -23,6 +23,7 @@ def rows(lengths: list[int], label: int = 0) -> list[dict[str, Any]]:
             "input_ids": [i + 100, *([7] * (n - 1))],
             "answer": [0] * (n - 2) + [1, 1],
             "length": n,
+            "lead": 0,
             "targets_task_labels": label,
             "cue_key": label,
             "rehearsed": 0,

@@ -1,5 +1,6 @@
 """An adapter in other forms: each says the same as the adapter it was made from, or is refused with the reason."""
 
+import hashlib
 import json
 import stat
 import sys
@@ -180,6 +181,30 @@ def test_what_a_reader_would_not_load_is_one_line_with_its_name(
         faults = check(tmp_path / "adapter", reader)
         assert len(faults) == (named is not None)
         assert named is None or named in faults[0]
+
+
+@pytest.mark.parametrize(
+    ("saved", "of_base", "fault"),
+    [
+        ("taught", True, None),
+        ("taught", False, "--chat-template"),
+        ("other", True, "does not render"),
+        (None, True, "missing"),
+    ],
+)
+def test_a_folder_that_asks_in_another_form_than_was_taught_is_found(
+    tmp_path: Path, saved: str | None, of_base: bool, fault: str | None
+):
+    adapter(tmp_path)
+    folder = tmp_path / "adapter"
+    digest = hashlib.sha256(b"taught").hexdigest()
+    form = {"name": "template", "template_sha256": digest, "of_base": of_base}
+    (folder / "manifest.json").write_text(json.dumps({"form": form}))
+    if saved is not None:
+        (folder / "chat_template.jinja").write_text(saved)
+    for reader in Reader:
+        faults = check(folder, reader)
+        assert len(faults) == (fault is not None) and (fault is None or fault in faults[0])
 
 
 def test_only_lora_is_looked_at_and_only_adapters(tmp_path: Path):

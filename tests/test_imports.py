@@ -17,7 +17,7 @@ ORDER = """
 errors arguments threads deferred guard hub paths origin seeds sample synonyms problems words batch peak_memory
 losscurve plugin progress prompts patterns scant targets
 settings_base avalanche_settings catalogue merges rehearsal_settings guard_settings evaluate_settings remembered
-chat correlation overlap statematch score forgetting general stream runs route
+chat_template chat_format chat correlation overlap statematch score forgetting general stream runs route
 yamlfile settings arm_checks stream_settings overrides tuning wording
 conversations taskfile rendering rowfiles pool sources task recipe
 data crossentropy precision fused model portable
@@ -25,7 +25,7 @@ lora weights statistics corespace merge sampling kvcache request stoptext
 nexttoken fold decode deltas adapters
 evaluate perplexity rehearse curriculum learn methods
 states record checkpoint material rehearsing ownwords breach teach
-merged generalist arms paired pairing results report card lineage publish preflight estimate plan execute
+merged generalist arms paired pairing results card report lineage publish preflight estimate plan execute
 verdict rollback
 vocabulary corpus pretrain new_task show inference talk routing mergereport
 listing serve skill merging export push using cli __main__

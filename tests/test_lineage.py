@@ -47,6 +47,19 @@ def test_transformers_and_peft_load_each_folder_as_it_is(
     assert AutoTokenizer.from_pretrained(folder).chat_template
 
 
+@pytest.mark.parametrize(("roles", "words"), [("auto", "the base's chat template"), ("plain", "`User:` and `AI:`")])
+def test_manifest_and_cards_name_the_form_that_the_folder_s_template_renders(
+    world: Path, roles: str, words: str
+) -> None:
+    run = teach(world, arms={"plain": {}}, curriculum=["legs"], adapter={"r": 2}, roles=roles, **CHEAP)
+    folder = run / "arms/plain/seed0/after/1"
+    form = read_json(folder / lineage.FILE)["form"]
+    assert form["template_sha256"] == lineage.sha256(folder / "chat_template.jinja")
+    assert (form["name"], form["of_base"]) == (("template", True) if roles == "auto" else ("plain", False))
+    for text in (folder / "README.md", run / "README.md", run / "report.html"):
+        assert words.replace("'", "&#39;" if text.suffix == ".html" else "'") in text.read_text()
+
+
 def test_a_base_is_named_from_the_root(world: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(world)
     run = teach(world, model_name_or_path="model", arms={"plain": {}}, curriculum=["legs"], adapter={"r": 2}, **CHEAP)

@@ -107,10 +107,12 @@ class Scripted:
     def __init__(self, chat: Chat, script: list[str]) -> None:
         self.chat, self.script, self.seeds = chat, script, []  # type: Chat, list[str], list[int]
 
-    def __call__(self, *args: Any) -> "Scripted":
+    def __call__(self, *args: Any, **more: Any) -> "Scripted":
         return self
 
-    def generate(self, prompts: Any, limit: Any, sampling: Sampling, seeds: list[int], skip: int = 0) -> list[Output]:
+    def generate(
+        self, prompts: Any, limit: Any, sampling: Sampling, seeds: list[int], skip: int = 0, until: Any = ()
+    ) -> list[Output]:
         self.seeds += seeds
         said = [self.script.pop(0) for _ in prompts]
         return [Output((*self.chat._ids(t), self.chat.end_id), True) for t in said]
@@ -309,7 +311,7 @@ def test_a_teachers_answer_ends_where_a_sample_must(monkeypatch: pytest.MonkeyPa
     asked = []
     generate = Scripted.generate
 
-    def watched(self: Scripted, prompts: Any, limit: Any, *given: Any) -> list[Output]:
+    def watched(self: Scripted, prompts: Any, limit: Any, *given: Any, **more: Any) -> list[Output]:
         asked.append((prompts, limit))
         return generate(self, prompts, limit, *(given or (Sampling(1.0), [0], ())))
 

@@ -245,7 +245,7 @@ def written(*texts: tuple[str, bool]) -> Any:
     tokenizer = tiny.tokenizer(True)
 
     class Decoder:
-        def __init__(self, *args: Any) -> None:
+        def __init__(self, *args: Any, **more: Any) -> None:
             pass
 
         def generate(self, prompts: list[list[int]], *args: Any) -> list[Output]:

@@ -82,7 +82,7 @@ class SDFTPlugin(LossPlugin, MethodPlugin):
         shortened = 0
         for sample in self.lesson.samples[task]:
             whole = chat.encode(sample, space)
-            begin = max(n for n, mine in enumerate(whole.answer) if not mine) + 1  # of the last answer
+            begin = _last_answer(whole.answer)
             new_tokens = min(self.arguments.max_new_tokens, space - begin)
             shown, first = self._shown(sample), len(chat.bos_ids)
             prompt = chat.prompt_ids(shown, first + space - new_tokens)[first:]
@@ -120,11 +120,12 @@ class SDFTPlugin(LossPlugin, MethodPlugin):
     def _answers(self, strategy: Any, asked: list[Asked]) -> list[list[int]]:
         """What the student says to each prompt now."""
         chat, number = self.lesson.chat, strategy.experience.current_experience
-        outputs = Decoder(strategy.lm, chat.stop_ids, chat.end_id).generate(
+        outputs = Decoder(strategy.lm, chat.stop_ids, chat.end_id, text=chat.text).generate(
             [chat.bos_ids + one.student for one in asked],
             [one.new_tokens for one in asked],
             Sampling(self.arguments.temperature),
             [derive(self.lesson.seed, number, strategy.step, n, "sdft") for n in range(len(asked))],
+            until=chat.stop_texts,
         )
         self.generated_tokens += sum(len(output.ids) for output in outputs)
         return [list(output.ids) for output in outputs]
@@ -167,6 +168,12 @@ class SDFTPlugin(LossPlugin, MethodPlugin):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._teacher = {name: value for name, value in state.items() if isinstance(value, torch.Tensor)}
         self.generated_tokens = state["generated_tokens"]
+
+
+def _last_answer(answer: list[int]) -> int:
+    """Where the last answer begins, in the marks of a row."""
+    end = len(answer) - answer[::-1].index(1)
+    return max((n for n in range(end) if not answer[n]), default=-1) + 1
 
 
 def _rows(x: LMBatch) -> list[Row]:

@@ -45,7 +45,7 @@ def kind_of(asked: bool | Kind, chat: Chat) -> Kind | None:
     if asked is False:
         return None
     kind: Kind = ("chat" if chat.templated else "documents") if asked is True else asked
-    if kind == "chat" and not chat.form.answer_head.strip():
+    if kind == "chat" and not chat.marks.answer_head.strip():
         raise ContinualError("rehearse_base: chat needs marks of turns, and roles is none")
     return kind
 
@@ -102,11 +102,13 @@ class BaseWriter:
         sound = [n for n, draft in enumerate(drafts) if draft.messages is not None and draft.messages[0].content]
         prompts = [chat.prompt_ids((drafts[n].messages or ())[:1], len(chat.bos_ids) + self.room) for n in sound]
         limits = [len(chat.bos_ids) + self.room - len(prompt) for prompt in prompts]
-        for n, answer in zip(sound, decoder.generate(prompts, limits), strict=True):
+        answers = decoder.generate(prompts, limits, until=chat.stop_texts)
+        for n, answer in zip(sound, answers, strict=True):
             question = (drafts[n].messages or ())[0]
+            talk = (question, Message("assistant", chat.answer_text(answer.ids, thoughts=True)))
             drafts[n] = replace(
                 drafts[n],
-                messages=(question, Message("assistant", chat.answer_text(answer.ids))),
+                messages=talk if chat.teachable(talk) else None,
                 finished=answer.finished,
                 tokens=drafts[n].tokens + len(answer.ids),
             )
@@ -114,9 +116,9 @@ class BaseWriter:
 
     def _question(self, ids: Sequence[int], finished: bool) -> Draft:
         """A user's words, with an empty answer; without messages where they did not end or hold marks of turns."""
-        form = self.chat.form
+        marks = self.chat.marks
         words = self.chat.text(ids[:-1] if finished and ids[-1] in self.chat.stop_ids else ids)
         for end in self.chat.question_ends:
             words = words.partition(end)[0]
-        messages = self.chat.parse(form.user_head + words + form.answer_head) if finished else None
+        messages = self.chat.parse(marks.user_head + words + marks.answer_head) if finished else None
         return Draft(words, messages, finished, len(ids))

@@ -19,9 +19,13 @@ def answer_loss(chat: Chat, batch_tokens: int, max_length: int) -> Callable[[Any
 
     def loss(model: Any, samples: Sequence[Sample]) -> float:
         decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens)
-        answers = [[*chat.answer_ids(sample.answer, sample.delimiter), chat.end_id][:max_length] for sample in samples]
+        words = [chat.answer_ids(sample.answer, sample.delimiter) for sample in samples]
+        answers = [[*ids, *chat.end_ids][:max_length] for ids in words]
         rooms = [max_length - len(answer) for answer in answers]
-        prompts = [chat.prompt_ids(s.prompt, room, s.instruction) for s, room in zip(samples, rooms, strict=True)]
+        prompts = [
+            chat.prompt_ids(s.prompt, room, s.instruction, s.tools)
+            for s, room in zip(samples, rooms, strict=True)
+        ]
         told = decoder.choice_logprobs(prompts, [[answer] for answer in answers])
         return -sum(values[0] for values in told) / sum(len(answer) for answer in answers)
 

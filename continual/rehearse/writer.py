@@ -110,7 +110,7 @@ class ModelWriter:
         """What is written after the cues."""
         chat, found = self.chat, []
         for weights, mine in _by_teacher(self.writers, model, draws):
-            decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens)
+            decoder = Decoder(model, chat.stop_ids, chat.end_id, self.batch_tokens, text=chat.text)
             cues = [chat.bos_ids + chat.cue_ids(self._cue(task, n)) for task, n in mine]
             begun = [self._begun(seeds[task], derive(seed, task, n, "beginning")) for task, n in mine]
             with wearing(model, weights or {}):
@@ -120,6 +120,7 @@ class ModelWriter:
                     self.sampling,
                     [derive(seed, task, n) for task, n in mine],
                     chat.stops_before_answer,
+                    chat.stop_texts,
                 )
                 likely: Sequence[float | None] = [None] * len(mine)
                 if "likelihood" in self.checks:
@@ -127,7 +128,7 @@ class ModelWriter:
                     told = decoder.choice_logprobs(cues, [[row] for row in ids])
                     likely = [values[0] / len(row) for values, row in zip(told, ids, strict=True)]
             for (task, _), begin, output, value in zip(mine, begun, outputs, likely, strict=True):
-                text = chat.text([*begin, *(output.ids[:-1] if output.finished else output.ids)])
+                text = chat.text_before_end([*begin, *output.ids], output.finished)
                 found.append((task, Draft(text, chat.parse(text), output.finished, len(output.ids), logprob=value)))
         return found
 
@@ -149,13 +150,15 @@ class ModelWriter:
             if rejection(draft, early, Page(task, frames=self.frames)) is None
         ]
         for weights, mine in _by_teacher(self.answerers, model, sound):
-            decoder = Decoder(model, self.chat.stop_ids, self.chat.end_id, self.batch_tokens)
+            decoder = Decoder(
+                model, self.chat.stop_ids, self.chat.end_id, self.batch_tokens, text=self.chat.text
+            )
             asked = [drafts[n][1].messages or () for _, n in mine]
             prompts = [self.chat.prompt_ids(messages[:-1], self.max_new_tokens) for messages in asked]
             with wearing(model, weights or {}):
                 # Without a cue, as whenever the model is asked something.
                 rooms = [self._room(limits[task], prompt) for (task, _), prompt in zip(mine, prompts, strict=True)]
-                outputs = decoder.generate(prompts, rooms)
+                outputs = decoder.generate(prompts, rooms, until=self.chat.stop_texts)
             for (task, n), output in zip(mine, outputs, strict=True):
                 answered[n] = (
                     task,
@@ -166,9 +169,9 @@ class ModelWriter:
     def _with_answer(self, draft: Draft, answer: str, finished: bool) -> Draft:
         messages = draft.messages or ()
         tokens = draft.tokens + len(self.chat.answer_ids(answer))
-        if not self.relabel or not finished:
-            return replace(draft, greedy=answer, tokens=tokens)
         new = (*messages[:-1], Message("assistant", answer))
+        if not self.relabel or not finished or not self.chat.teachable(new):
+            return replace(draft, greedy=answer, tokens=tokens)
         return replace(draft, greedy=answer, drawn=messages[-1].content, messages=new, tokens=tokens)
 
     def _limit(self, shape: Shape | None) -> int:

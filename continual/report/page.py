@@ -11,6 +11,7 @@ from markupsafe import Markup, escape
 
 from continual import results as results_module
 from continual import scant
+from continual.card import form_words
 from continual.forgetting import FORMULAE
 from continual.report import curves, losses, pairs, plots, svg
 from continual.report.likeness import FIGURES, Line, lines
@@ -183,6 +184,7 @@ def _render(reported: Sequence[ReportedRun]) -> str:
         headline=headline,
         ending=ending,
         FOLLOWED=FOLLOWED,
+        form_words=form_words,
         heat_map=plots.heat_map,
         task_curve=curves.task_curve,
         key=curves.key,

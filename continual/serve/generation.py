@@ -52,6 +52,8 @@ class Generation:
         """No text that is longer has room, whatever its tokens are."""
         # One thread: what several clients send at once must not take every processor from the model.
         self._reader = ThreadPoolExecutor(1, "tokenizer")
+        opening = chat.tokenizer(chat.marks.opening, add_special_tokens=False).input_ids
+        self.opening = self.text(opening)
 
     def close(self) -> None:
         """Take no more requests."""
@@ -132,6 +134,8 @@ class Generation:
         began, model = time.perf_counter(), http.scope["continual.model"]
         # From here on the adapter stays as it is now for this request, whatever is loaded or unloaded.
         adapter = await asyncio.to_thread(self.roster.hold, served)
+        # A completion is continued as it is; a chat's answer ends, and begins, as its template has it.
+        stops = (*body.stops, *self.chat.stop_texts) if strip else body.stops
         requests: list[Request] = []
         answers: list[Answer] = []
         for prompt in prompts:
@@ -140,9 +144,9 @@ class Generation:
             limit = self._limit(prompt, body)
             for _ in range(body.n):
                 seed = derive(body.seed, "choice", len(requests)) if body.seed is not None else secrets.randbits(63)
-                more: dict[str, Any] = {"until": body.stops, "adapter": adapter, "logprobs": body.top}
+                more: dict[str, Any] = {"until": stops, "adapter": adapter, "logprobs": body.top}
                 requests.append(Request(prompt, limit, body.sampling, seed, **more))
-                stream = TextStream(self.text, body.stops, strip)
+                stream = TextStream(self.text, stops, strip, self.opening)
                 answers.append(Answer(len(answers), stream, self.chat.stop_ids))
         work = Work(self.engine.submit(requests), answers, sum(map(len, prompts)), model, began, self.metrics)
         if body.stream:

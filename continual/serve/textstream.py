@@ -17,10 +17,18 @@ class TextStream:
         decode: ids to text, special tokens left out.
         stop: texts that end the answer; they are no part of it.
         strip: leave out the blanks around the answer.
+        opening: a text that is left out where the answer begins with it; only where it is stripped.
     """
 
-    def __init__(self, decode: Callable[[Sequence[int]], str], stop: Sequence[str] = (), strip: bool = False) -> None:
+    def __init__(
+        self,
+        decode: Callable[[Sequence[int]], str],
+        stop: Sequence[str] = (),
+        strip: bool = False,
+        opening: str = "",
+    ) -> None:
         self._decode, self._stop, self._strip = decode, tuple(stop), strip
+        self._opening, self._opened = opening.strip(), ""
         self._ids: list[int] = []
         # Decoded is from `_from` on, which lies one bit before `_read`: a word may begin otherwise than a text does.
         self._from = self._read = 0
@@ -62,7 +70,7 @@ class TextStream:
             keep = len(text) if last else len(text) - self._begun_stop(text)
         text, self._held = text[:keep], "" if self.stopped else text[keep:]
         self.given += len(text)
-        return self._stripped(text) if self._strip else text
+        return self._stripped(self._words(text, last)) if self._strip else text
 
     def _begun_stop(self, text: str) -> int:
         """How many characters at the end may be the beginning of a stop text."""
@@ -70,6 +78,17 @@ class TextStream:
         return next(
             (n for n in range(min(longest, len(text)), 0, -1) if any(s.startswith(text[-n:]) for s in self._stop)), 0
         )
+
+    def _words(self, text: str, last: bool) -> str:
+        """The text without the opening, once it is certain whether that is there."""
+        if not self._opening:
+            return text
+        text = (self._opened + text).lstrip()
+        if len(text) < len(self._opening) and self._opening.startswith(text) and not last:
+            self._opened = text
+            return ""
+        text, self._opening = text.removeprefix(self._opening), ""
+        return text
 
     def _stripped(self, text: str) -> str:
         if not self._begun:
