@@ -231,6 +231,13 @@ class Chat:
         """Ids as text with every mark visible."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
+    def words_so_far(self, ids: Sequence[int]) -> str:
+        """The text of an answer's beginning, every mark visible, without what stands before its own words."""
+        text, opening = self.text(ids).lstrip(), self.marks.opening.strip()
+        if opening.startswith(text):
+            return ""
+        return text.removeprefix(opening).lstrip()
+
     def text_before_end(self, ids: Sequence[int], finished: bool) -> str:
         """Generated ids as text with every mark visible, without the token or text that ended them."""
         if not finished or ids[-1] in self.stop_ids:

@@ -222,8 +222,11 @@ class TemplateFormat:
                 raise ContinualError(
                     f"the chat template leaves out the words of a {message.role} turn"
                 )
-            for call in message.tool_calls:
-                _check_function(text, call)
+        calls = [call for message in talk.messages for call in message.tool_calls]
+        # The names of functions stand among the tools as well.
+        without = self._template.render(talk.messages, (), asked) if calls and talk.tools else text
+        for call in calls:
+            _check_function(without, call)
         for tool in talk.tools:
             _check_function(text, tool)
         return text

@@ -69,7 +69,7 @@ def prepare(
     if multiple_choice:
         # With what ends an answer, as it was taught: without it, a choice never loses to a longer one that begins
         # with it.
-        choices = [[[*chat.answer_ids(choice, s.delimiter), chat.end_id] for choice in s.choices] for s in samples]
+        choices = [[[*chat.answer_ids(choice, s.delimiter), *chat.end_ids] for choice in s.choices] for s in samples]
         room = max_length - max(len(ids) for row in choices for ids in row)
     prompts = [chat.prompt_ids(sample.prompt, room, sample.instruction, sample.tools) for sample in samples]
     return Exam(task, metric, samples, prompts, max_new_tokens, tuple(until), choices)
@@ -77,7 +77,7 @@ def prepare(
 
 def take(exam: Exam, model: Any, chat: Chat, batch_tokens: int) -> Result:
     """Let a model answer an exam: greedily, or by the likeliest choice."""
-    decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens, text=lambda ids: chat.text(ids).lstrip())
+    decoder = Decoder(model, chat.stop_ids, chat.end_id, batch_tokens, text=chat.words_so_far)
     generated = 0
     if exam.choices is not None:
         told = decoder.choice_logprobs(exam.prompts, exam.choices)
@@ -86,9 +86,8 @@ def take(exam: Exam, model: Any, chat: Chat, batch_tokens: int) -> Result:
             for sample, row in zip(exam.samples, told, strict=True)
         ]
     else:
-        outputs = decoder.generate(
-            exam.prompts, exam.max_new_tokens, until=(*exam.until, *chat.stop_texts)
-        )
+        until = (*exam.until, *chat.stop_texts)
+        outputs = decoder.generate(exam.prompts, exam.max_new_tokens, until=until)
         generated = sum(len(output.ids) for output in outputs)
         predictions = [cut(chat.answer_text(output.ids), exam.until) for output in outputs]
     rows = row_scores(exam.metric, predictions, list(exam.samples))

@@ -17,6 +17,7 @@ from continual.data import Rows
 from continual.errors import ContinualError
 from continual.guard import guard
 from continual.sample import Message, Sample
+from continual.stoptext import StopTexts
 
 guard()
 
@@ -245,8 +246,6 @@ def test_an_alpaca_answer_without_an_end_is_given_the_eos_in_each_turn_as_it_is_
 
 
 def test_decoding_stops_at_a_text_only_where_the_answer_ends() -> None:
-    from continual.stoptext import StopTexts
-
     chat = Chat(tokenizer(CHATML, **{"<|x|>": True}))
     ids = chat.encode(Sample("t", TURNS[:2]), 9999).input_ids
     stops = StopTexts(chat.text)
@@ -300,7 +299,11 @@ def test_a_template_that_rewrites_earlier_answers_is_taught_one_answer_a_row() -
     whole = marked(chat, *rows[1].messages)
     assert "assistant\nred<|im_end|>" in whole and whole.count("[") == 1
     assert rows[1].references == ("dog", "hound")
-    # What stands before an answer's own words is no part of the answer, nor of its length.
+    # What stands before an answer's own words is no part of the answer, nor of its length; a task
+    # whose answers end with a line does not end in it.
+    written = chat.tokenizer("<think>\n\n</think>\n\nred\n").input_ids
+    stops = StopTexts(chat.words_so_far)
+    assert [stops.end(["\n"], written[:n]) for n in range(1, len(written) + 1)].index(True) == len(written) - 1
     assert chat.opening_tokens == len(chat.tokenizer("<think>\n\n</think>\n\n0").input_ids) - 1
     assert chat.answer_text(chat.answer_ids("red")) == "red"
     prompt = chat.prompt_ids(TURNS[:1], 99)
@@ -387,6 +390,29 @@ WITH_TOOLS = (
 )
 
 
+TOOLLESS = {
+    *"cohere cohere2 deepseek_r1_distill deepseekv3 gemma gemma3 idefics3 lfm2 llama3".split(),
+    *"llava_next phi3 phi3_5 qwen2_5_vl smolvlm".split(),
+}
+"""Have no place for tools, or for calls whose arguments are given as a mapping."""
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_template_writes_tools_or_refuses_their_rows(path: Path) -> None:
+    chat, sample = shipped(path), Sample("sums", WITH_TOOLS, tools=(TOOL,))
+    name = path.stem.removesuffix("_training")
+    if name in TOOLLESS and path.stem != "deepseekv3_training":
+        with pytest.raises(ContinualError, match="sums: the row that begins '1 . 1': the chat template"):
+            chat.encode(sample, 9999)
+        return
+    taught = ""
+    for row in chat.rows(sample):
+        how = {"tools": [TOOL], "chat_template": chat.format.template}
+        assert chat.bos_ids + chat.encode(row, 9999).input_ids == rendered(chat, row.messages, **how)
+        taught += supervised(chat, row)
+    assert "add" in taught and taught.endswith(f"two{chat.marks.end}") and "it is 2" not in taught
+
+
 def test_tool_turns_are_written_as_the_template_does_and_only_calls_bear_loss() -> None:
     template = (
         "{% if tools %}<|im_start|>tools\n{{ tools | tojson }}<|im_end|>\n{% endif %}"
@@ -415,7 +441,7 @@ def test_tool_turns_are_written_as_the_template_does_and_only_calls_bear_loss() 
     ("template", "reason"),
     [
         (CHATML, "leaves out the function 'add'"),
-        (CHATML.replace("m in messages", "m in messages if m['role'] != 'tool'"), "function 'add'"),
+        (CHATML.replace("m in messages", "m in messages if m['role'] != 'tool'"), "words of a tool turn"),
         (None, "plain form has no place for tool"),
     ],
 )
