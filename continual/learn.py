@@ -147,7 +147,12 @@ class CausalLMTemplate(SupervisedTemplate):
     @property
     def lm(self) -> Any:
         """The transformers (or PEFT) model inside."""
-        return self.accelerator.unwrap_model(self.model).inner
+        return self.facade.inner
+
+    @property
+    def facade(self) -> CausalLM:
+        """The model as the loop sees it, on this process."""
+        return self.accelerator.unwrap_model(self.model)
 
     @property
     def output_is_read(self) -> bool:
@@ -359,7 +364,7 @@ class CausalLMTemplate(SupervisedTemplate):
         if self.tutor is None:
             return crossentropy.plain
         with self.accelerator.autocast():
-            return self.tutor.guide(self.accelerator.unwrap_model(self.model), x)
+            return self.tutor.guide(self.facade, x)
 
     def criterion(self) -> torch.Tensor:
         """The loss of the (last) micro-batch; in evaluation, plain cross-entropy."""

@@ -44,8 +44,9 @@ class Distill(Settings):
     temperature: float = Field(2.0, gt=0)
     """Both distributions are softened by it."""
 
-    teacher: Literal["model", "specialist"] = "model"
-    """The model as it was before the task, or the specialist of each rehearsed task."""
+    teacher: Literal["at_writing", "model", "specialist"] = "at_writing"
+    """The model as it was when the samples were written, the model as it was before the task, or the specialist of
+    each rehearsed task."""
 
 
 class Rehearsal(Settings):

@@ -23,6 +23,7 @@ from continual.rehearsal_settings import Rehearsal
 from continual.rehearse.base import BASE, BaseWriter, Kind
 from continual.rehearse.budget import base_quota, quotas, sets
 from continual.rehearse.cues import Cues
+from continual.rehearse.expected import TargetStore
 from continual.rehearse.frame import Frame
 from continual.rehearse.likeness import Likeness
 from continual.rehearse.shape import Shape, restored, shape_of
@@ -91,6 +92,9 @@ def rehearsing(
         )
     loss_on = answer_loss(chat, material.batch_tokens, material.max_length)
     spaced = SpacedPlugin(rehearsal.day_steps) if rehearsal.schedule == "spaced" else None
+    distill, targets = rehearsal.distill, None
+    if distill is not None and distill.teacher == "at_writing":
+        targets = TargetStore(collate, distill.temperature)
     plugins: list[MethodPlugin] = [
         RehearsalPlugin(
             order=record.steps,
@@ -121,6 +125,7 @@ def rehearsing(
             once=rehearsal.when == "after_task",
             share=rehearsal.share,
             spaced=spaced,
+            targets=targets,
             loss_on=loss_on if rehearsal.budget == "surprise" else None,
             say=say,
         )
@@ -140,14 +145,15 @@ def rehearsing(
                 label=base_label,
                 collate=collate,
                 seed=derive(material.seed, "base"),
+                targets=targets,
                 say=say,
             )
         )
-    if rehearsal.distill is not None:
-        asked = specialists if rehearsal.distill.teacher == "specialist" else None
+    if distill is not None:
+        asked = specialists if distill.teacher == "specialist" else None
         numbers = {base_label: BASE, **{number: task for task, number in labels.items()}}
-        distill = rehearsal.distill
-        plugins.append(DistillPlugin(distill.weight, distill.temperature, asked or Newest(), numbers, spaced))
+        teachers = targets or asked or Newest()
+        plugins.append(DistillPlugin(distill.weight, distill.temperature, teachers, numbers, spaced))
     return [*plugins, spaced] if spaced is not None else plugins
 
 

@@ -160,7 +160,7 @@ def _cut(record: Record, number: int) -> None:
         _remove(folder / "guard", f"{late}.json", f"{late}-*.jsonl")
         remove_folder(folder / "after" / str(late))
         losscurve.cut_points(folder / losscurve.FILE, record.steps[late - 1])
-        _remove(folder / "rehearsed", f"{late}-*.jsonl")
+        _remove(folder / "rehearsed", f"{late}-*")  # text, and what was expected of it
         _remove(folder / "predictions", f"{late}-*.jsonl")
 
 

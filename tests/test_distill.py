@@ -14,7 +14,7 @@ from continual import model as model_module
 from continual.batch import Collate
 from continual.chat import Chat
 from continual.errors import ContinualError
-from continual.methods.distill import DistillPlugin, Taught
+from continual.methods.distill import AllLogits, DistillPlugin, Taught
 from continual.model import CausalLM, add_adapter
 from continual.rehearse.teacher import Newest, Weights, adapter_weights, teacher_logits, wearing, weights_of
 from continual.runs import read_json
@@ -25,7 +25,7 @@ def test_the_loss_of_a_position_mixes_token_and_teacher() -> None:
     # Two positions over three tokens; only the second is rehearsed. Teacher: probabilities 1/2, 1/4, 1/4.
     student = torch.log(torch.tensor([[0.7, 0.2, 0.1], [0.25, 0.5, 0.25]]))
     teacher = torch.log(torch.tensor([[0.5, 0.25, 0.25]]))
-    taught = Taught(torch.tensor([False, True]), teacher, weight=0.75, temperature=1.0)
+    taught = Taught(torch.tensor([False, True]), AllLogits(teacher), weight=0.75, temperature=1.0)
     loss = taught.loss(student, torch.tensor([0, 1]), torch.tensor([1.0, 2.0]))
     divergence = 0.5 * math.log(0.5 / 0.25) + 0.25 * math.log(0.25 / 0.5) + 0.25 * math.log(0.25 / 0.25)
     by_hand = -math.log(0.7) + 2.0 * (0.25 * -math.log(0.5) + 0.75 * divergence)
@@ -34,7 +34,7 @@ def test_the_loss_of_a_position_mixes_token_and_teacher() -> None:
 
 def test_temperature_softens_both_and_scales_back() -> None:
     z_student, z_teacher = torch.tensor([[2.0, 0.0]]), torch.tensor([[0.0, 2.0]])
-    taught = Taught(torch.tensor([True]), z_teacher, weight=1.0, temperature=2.0)
+    taught = Taught(torch.tensor([True]), AllLogits(z_teacher), weight=1.0, temperature=2.0)
     p, q = 1 / (1 + math.e), 1 / (1 + math.exp(-1))  # of token 0: teacher, student, at T = 2
     by_hand = 4 * (p * math.log(p / q) + (1 - p) * math.log((1 - p) / (1 - q)))
     assert float(taught.loss(z_student, torch.tensor([0]), torch.ones(1))) == pytest.approx(by_hand, rel=1e-5)
@@ -74,7 +74,7 @@ def test_the_teacher_is_the_model_as_it_was(adapter: bool) -> None:
     loss = plugin.guide(model, x)(slice(0, len(y)))(moved, y, weight)
     told = x.rehearsed > 0
     assert told.any() and not told.all()
-    torch.testing.assert_close(loss, Taught(told, worn[told], 1.0, 1.0).loss(moved, y, weight))
+    torch.testing.assert_close(loss, Taught(told, AllLogits(worn[told]), 1.0, 1.0).loss(moved, y, weight))
     assert torch.equal(model(x), moved)  # the student's weights are back
     assert not torch.allclose(worn, moved)
 
@@ -176,7 +176,9 @@ def test_specialists_write_answer_and_teach(world: Path) -> None:
                 "checks": ["parses"],
             }
         },
-        "newest": {"rehearsal": {"distill": {"weight": 0.5}, "when": "after_task", "checks": ["parses"]}},
+        "newest": {
+            "rehearsal": {"distill": {"weight": 0.5, "teacher": "model"}, "when": "after_task", "checks": ["parses"]}
+        },
     }
     run = teach(world, arms=arms, curriculum=["sound", "legs", "first"], adapter={"r": 2})
     told = read_json(run / "arms/taught/seed0/run.json")

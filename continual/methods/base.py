@@ -17,6 +17,7 @@ from continual.methods.rehearsal import summary, told_in_words
 from continual.plugin import LossPlugin, MethodPlugin
 from continual.rehearse import text
 from continual.rehearse.base import BASE, CUE, BaseWriter
+from continual.rehearse.expected import TARGETS, TargetStore
 
 guard()
 
@@ -41,6 +42,8 @@ class BasePlugin(LossPlugin, MethodPlugin):
     label: int
     collate: Collate
     seed: int
+    targets: TargetStore | None = None
+    """Keeps what the untaught model expects of its samples, where that is learned."""
     say: Callable[[str], None] = field(default=lambda line: None)
     generated_tokens: int = 0
     """Tokens generated before the current task."""
@@ -66,4 +69,7 @@ class BasePlugin(LossPlugin, MethodPlugin):
         if samples:
             rows = Rows(self.writer.chat.encode(sample, self.writer.room) for sample in samples)
             rehearsed = dataset(rows, self.label, self.collate, [CUE] * len(rows), rehearsed=True)
+            if self.targets is not None:
+                with strategy.accelerator.autocast():
+                    self.targets.take(strategy.facade, rehearsed, self.path.with_suffix(TARGETS), ask=number == 0)
             strategy.adapted_dataset = concat_datasets([strategy.adapted_dataset, rehearsed])

@@ -1,8 +1,8 @@
 """Distillation on rehearsed samples: the student keeps the whole distribution of its teacher, not only the next token.
 
-Word-level knowledge distillation (Hinton et al., 2015) towards the model as it was before the task (DnR: Sun et al.,
-2020, "Distill and Replay for Continual Language Learning") or towards specialists (L2KD: Chuang et al., 2020). On a
-rehearsed position the loss is
+Word-level knowledge distillation (Hinton et al., 2015) towards the model as it was when the samples were written,
+towards the model as it was before the task (DnR: Sun et al., 2020, "Distill and Replay for Continual Language
+Learning"), or towards specialists (L2KD: Chuang et al., 2020). On a rehearsed position the loss is
 
     (1 - a) CE(token) + a T^2 KL(softmax(z_teacher / T) || softmax(z_student / T)),
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -24,7 +24,28 @@ from continual.crossentropy import Loss, LossOf
 from continual.methods.spaced import SpacedPlugin
 from continual.model import CausalLM, LogitsOf
 from continual.plugin import LossPlugin, MethodPlugin
+from continual.rehearse.expected import Likeliest, TargetStore
 from continual.rehearse.teacher import Newest, Teachers, Weights, teacher_logits, weights_of
+
+
+class Expected(Protocol):
+    """What a teacher expects at some positions."""
+
+    def divergence(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        """KL of a student's softened distribution from the teacher's, (M,); `logits` are (M, vocab)."""
+        ...
+
+
+@dataclass(frozen=True)
+class AllLogits:
+    """A teacher's whole distribution: its logits, (M, vocab)."""
+
+    logits: torch.Tensor
+
+    def divergence(self, logits: torch.Tensor, temperature: float) -> torch.Tensor:
+        student = (logits.float() / temperature).log_softmax(-1)
+        teacher = (self.logits.float() / temperature).log_softmax(-1)
+        return F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -33,23 +54,20 @@ class Taught:
 
     Args:
         positions: (N,) bool, where they say something.
-        logits: theirs at these M positions, (M, vocab).
+        expected: theirs at these M positions.
         weight: a, between 0 (the token alone) and 1 (the teacher alone).
         temperature: T.
     """
 
     positions: torch.Tensor
-    logits: torch.Tensor
+    expected: Expected
     weight: float
     temperature: float
 
     def loss(self, logits: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
         """The weighted loss of all N positions, a scalar."""
-        T = self.temperature
         loss = F.cross_entropy(logits.float(), y, reduction="none")
-        student = (logits[self.positions].float() / T).log_softmax(-1)
-        teacher = (self.logits.float() / T).log_softmax(-1)
-        divergence = F.kl_div(student, teacher, reduction="none", log_target=True).sum(-1) * T**2
+        divergence = self.expected.divergence(logits[self.positions], self.temperature) * self.temperature**2
         mixed = (1 - self.weight) * loss[self.positions] + self.weight * divergence
         return (loss.masked_scatter(self.positions, mixed) * weight).sum()
 
@@ -80,18 +98,42 @@ class Lessons:
             return None
         place, order = torch.cat(places).sort()
         positions = torch.zeros_like(self.told[0][0][part]).index_fill(0, place, True)
-        return Taught(positions, torch.cat(said)[order], self.weight, self.temperature)
+        return Taught(positions, AllLogits(torch.cat(said)[order]), self.weight, self.temperature)
 
     def loss_of(self, part: slice) -> Loss:
         taught = self.part(part)
         return crossentropy.weighted if taught is None else taught.loss
 
 
-class DistillPlugin(LossPlugin, MethodPlugin):
-    """Sets the loop's tutor, and takes a copy of the model before each task.
+@dataclass(frozen=True)
+class KeptLessons:
+    """What was expected when the samples of one micro-batch were written.
 
     Args:
-        teachers: `Newest` is the model before the task.
+        positions: where something was expected, (N,) bool.
+        expected: at these positions.
+        weight, temperature: as of `Taught`.
+    """
+
+    positions: torch.Tensor
+    expected: Likeliest
+    weight: float
+    temperature: float
+
+    def loss_of(self, part: slice) -> Loss:
+        here = self.positions[part]
+        first, size = int(self.positions[: part.start].sum()), int(here.sum())
+        if not size:
+            return crossentropy.weighted
+        return Taught(here, self.expected[first : first + size], self.weight, self.temperature).loss
+
+
+class DistillPlugin(LossPlugin, MethodPlugin):
+    """Sets the loop's tutor; with `Newest`, takes a copy of the model before each task.
+
+    Args:
+        teachers: `Newest` is the model before the task; a `TargetStore` has what was expected when the
+            samples were written.
         spaced: has what is rehearsed learnt in reviews; None: it is among the rows of the task.
     """
 
@@ -99,7 +141,7 @@ class DistillPlugin(LossPlugin, MethodPlugin):
         self,
         weight: float,
         temperature: float,
-        teachers: Teachers,
+        teachers: Teachers | TargetStore,
         tasks: dict[int, str],
         spaced: SpacedPlugin | None = None,
     ) -> None:
@@ -120,12 +162,15 @@ class DistillPlugin(LossPlugin, MethodPlugin):
         labels = [int(label) for label in x.rehearsed.unique() if label]
         if not labels:
             return crossentropy.plain
+        if isinstance(self.teachers, TargetStore):
+            expected = self.teachers.of(x)
+            return KeptLessons(x.rehearsed > 0, expected, self.weight, self.temperature).loss_of
         row_of = x.supervised.nonzero()[:, 0]
         by_teacher: list[tuple[torch.Tensor, Weights | None]]
         if self._before is not None:
             by_teacher = [(x.rehearsed > 0, self._before)]
         else:
-            by_teacher = [(x.rehearsed == label, self._specialist(model, label)) for label in labels]
+            by_teacher = [(x.rehearsed == label, self._specialist(self.teachers, model, label)) for label in labels]
         told: list[tuple[torch.Tensor, LogitsOf]] = []
         for positions, weights in by_teacher:
             rows = row_of[positions].unique()
@@ -140,5 +185,5 @@ class DistillPlugin(LossPlugin, MethodPlugin):
             told.append((positions, teacher_logits(model, part, weights or {})))
         return Lessons(told, self.weight, self.temperature).loss_of
 
-    def _specialist(self, model: CausalLM, label: int) -> Weights | None:
-        return self.teachers.of(model.inner, self.tasks[label - 1])
+    def _specialist(self, teachers: Teachers, model: CausalLM, label: int) -> Weights | None:
+        return teachers.of(model.inner, self.tasks[label - 1])

@@ -23,6 +23,7 @@ from continual.guard import guard
 from continual.methods.spaced import SpacedPlugin
 from continual.plugin import LossPlugin, MethodPlugin
 from continual.rehearse import text
+from continual.rehearse.expected import TARGETS, TargetStore
 from continual.rehearse.shape import Shape, restored, stored
 from continual.rehearse.text import SURPLUS
 from continual.rehearse.writer import Writer
@@ -136,6 +137,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
     """Share of rehearsed rows among all that are learnt; None: each once."""
     spaced: SpacedPlugin | None = None
     """Who has what was rehearsed learnt in reviews; None: it is mixed into what is learnt."""
+    targets: TargetStore | None = None
+    """Keeps what the model expects of its samples when it has written them, where that is learned."""
     loss_on: Callable[[Any, Sequence[Sample]], float] | None = None
     """Mean loss of a model on some samples' answers, where quotas ask how far it has risen."""
     say: Callable[[str], None] = field(default=lambda line: None)
@@ -181,7 +184,12 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
             samples = self._samples(task, written)[: wanted[task]]
             if samples:
                 label = self.labels[task]
-                parts.append(encode(samples, self.chat, self.max_length, label, self.collate, rehearsed=True))
+                part = encode(samples, self.chat, self.max_length, label, self.collate, rehearsed=True)
+                if self.targets is not None:
+                    path = self._path(task, number).with_suffix(TARGETS)
+                    with strategy.accelerator.autocast():
+                        self.targets.take(strategy.facade, part, path, ask=task in fresh)
+                parts.append(part)
                 quotas.append(each[task])
                 if self.loss_on is not None and task in fresh:
                     self._losses[task] = self.loss_on(strategy.lm, samples)
