@@ -175,6 +175,8 @@ class RehearsalPlugin(LossPlugin, MethodPlugin):
         each = self.quotas(new, old, self._surprise(strategy.lm, number)) if old else {}
         wanted = {task: self._most(task, self.sets * samples) for task, samples in each.items()}
         fresh = self._to_write(number)
+        if self.targets is not None:
+            self.targets.begin()
         for task, written in self._written(strategy.lm, number, wanted).items():
             if task in fresh:
                 self.generated_tokens += sum(s.tokens for s in written)

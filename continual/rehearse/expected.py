@@ -79,6 +79,10 @@ class TargetStore:
         self.collate, self.temperature = collate, temperature
         self._of_row: dict[tuple[int, bytes], Likeliest] = {}
 
+    def begin(self) -> None:
+        """A task begins: forget what was rehearsed in the one before."""
+        self._of_row = {}
+
     def take(self, model: CausalLM, rows: Sequence[Mapping[str, Any]], path: Path, ask: bool) -> None:
         """Have the targets of a task's rehearsed rows at hand.
 
