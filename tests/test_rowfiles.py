@@ -244,4 +244,5 @@ def one_thread() -> dict[str, str]:
 def test_two_million_rows_cost_little_more_than_two_hundred(tmp_path: Path) -> None:
     few, many = cost_of_a_plan(tmp_path, 200), cost_of_a_plan(tmp_path, 2_000_000)
     assert (tmp_path / "2000000.csv").stat().st_size > 400_000_000
-    assert many[0] - few[0] < 8 and many[1] - few[1] < 400
+    # Where other jobs share the cores a CPU second does a third of its work; reading all rows took 80.
+    assert many[0] - few[0] < 15 and many[1] - few[1] < 400
