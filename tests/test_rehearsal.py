@@ -185,9 +185,10 @@ def test_a_stored_row_is_encoded_as_when_it_was_first_learned(tmp_path: Path) ->
     assert len(back) == 60
     for one in back:
         first = whole[one.messages, one.instruction]
-        assert chat.encode(one, 60) == chat.encode(first, 60)
         assert one == first
-    assert sum(chat.encode(one, 60).truncated for one in back) > 20
+        if not first.tools:  # the plain form refuses tools
+            assert chat.encode(one, 60) == chat.encode(first, 60)
+    assert sum(chat.encode(one, 60).truncated for one in back if not one.tools) > 10
 
 
 def test_text_survives_the_disk_even_with_unicode_line_breaks(tmp_path: Path) -> None:

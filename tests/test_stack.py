@@ -7,6 +7,7 @@ import pytest
 import tiny
 import torch
 from conftest import teach
+from peft import LoraConfig, get_peft_model
 
 from continual.errors import ContinualError
 from continual.methods import stack
@@ -93,7 +94,8 @@ def test_only_the_new_adapter_is_trained_and_the_frozen_one_has_no_dropout() -> 
 
 
 def test_what_is_no_linear_layer_is_refused() -> None:
-    model, chosen = adapted(target_modules=["embed_tokens", "q_proj"])
+    chosen = {"r": 2, "target_modules": ["embed_tokens", "q_proj"]}
+    model = get_peft_model(tiny.model("llama"), LoraConfig(task_type="CAUSAL_LM", **chosen))
     with pytest.raises(ContinualError, match="embed_tokens is none"):
         stack.add(model, chosen, seed=1)
 
