@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from conftest import make_world, teach
 from served import running
 
 MODEL = os.environ.get("CONTINUAL_CHAT_MODEL")
-NEW = 24
+NEW = 16
 PROMPTS = [
     *(f"What is the capital of {name}?" for name in ("France", "Japan", "Peru", "Egypt", "Norway")),
     *(
@@ -79,9 +80,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "learning_rate": 1e-3,
             "num_train_epochs": 1,
             "tokens_per_batch": 512,
-            "max_length": 96,
+            "max_length": 64,
+            "max_samples": 8,
         },
-        evaluate={"limit": 2},
+        evaluate={"limit": 1},
     )
 
 
@@ -107,12 +109,14 @@ def answers(model: Any, tokenizer: Any) -> list[str]:
 
 
 def served(api: Any, name: str) -> list[str]:
-    client = api.client()
-    replies = [
-        client.chat.completions.create(model=name, messages=talk, max_tokens=NEW, temperature=0)
-        for talk in CONVERSATIONS
-    ]
-    return [reply.choices[0].message.content for reply in replies]
+    client = api.client().with_options(timeout=900)
+
+    def answer(talk: list[dict[str, str]]) -> str:
+        reply = client.chat.completions.create(model=name, messages=talk, max_tokens=NEW, temperature=0)
+        return str(reply.choices[0].message.content)
+
+    with ThreadPoolExecutor(len(CONVERSATIONS)) as threads:
+        return list(threads.map(answer, CONVERSATIONS))
 
 
 def test_the_untaught_model_is_served_as_transformers_answers(api: Any) -> None:
