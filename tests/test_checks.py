@@ -72,7 +72,7 @@ DOCUMENT = "The harbour was built in 1887 by the town. It has two piers and a li
 )
 def test_a_frame_holds_no_words_of_the_rows(tmp_path: Path, template: str, rows: int, frame: Frame) -> None:
     keys = {"doc_to_text": template, "doc_to_target": "answer", "test_split": "test"}
-    data = {"train": "rows.jsonl", "test": "rows.jsonl"}
+    data = {"train": "other.jsonl", "test": "rows.jsonl"}
     task = {"task": "docs", "dataset_path": "json", "dataset_kwargs": {"data_files": data}, **keys}
     (tmp_path / "docs.yaml").write_text(yaml.safe_dump(task), encoding="utf-8")
     lines = [
@@ -80,6 +80,8 @@ def test_a_frame_holds_no_words_of_the_rows(tmp_path: Path, template: str, rows:
         for n in range(rows)
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines), encoding="utf-8")
+    other = {key: f"another {key}" for key in lines[0]}
+    (tmp_path / "other.jsonl").write_text(json.dumps(other) + "\n", encoding="utf-8")
     samples = read_task(tmp_path / "docs.yaml").samples("test")
     found = frame_of(samples)
     assert found == frame

@@ -270,7 +270,7 @@ def test_runs_are_found_by_name(folder: Path, calls: list, capsys: pytest.Captur
     (folder / "runs" / "first").mkdir(parents=True)
     (folder / "runs" / "first" / "manifest.json").write_text("{}")
     assert run("ask", "first", "What is new?", "--adapter", "base") == 0
-    assert calls[-1] == ("talk.ask", (Path("runs/first"), "What is new?", "base"), {})
+    assert calls[-1] == ("talk.ask", (Path("runs/first"), "What is new?", "base", False), {})
     assert capsys.readouterr().out == "an answer\n"
     assert run("chat", "runs/first") == 0
     assert calls[-1][0] == "talk.chat" and calls[-1][1][:2] == (Path("runs/first"), None)
@@ -369,7 +369,8 @@ def test_missing_data_are_told_for_every_task(folder: Path, monkeypatch: pytest.
 
     (folder / "mine.yaml").write_text(RECIPE.replace("[reviews]", "[one, reviews, two]"))
     recipe = load_recipe("mine.yaml", folders=[Path("tasks")])
-    base = types.SimpleNamespace(chat=types.SimpleNamespace(encode=lambda sample, n: _Encoded()))
+    chat = types.SimpleNamespace(rows=lambda sample: [sample], encode=lambda sample, n: _Encoded())
+    base = types.SimpleNamespace(chat=chat)
     with pytest.raises(ContinualError) as caught:
         estimate.look_at_tasks(recipe, base, None, [Path("tasks")])
     assert len(caught.value.lines) == 2

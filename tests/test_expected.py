@@ -53,7 +53,7 @@ def rows(label: int, texts: list[str], rehearsed: int = 1) -> list[dict[str, Any
     for question in texts:
         one = CHAT.encode(Sample("t", (Message("user", question), Message("assistant", "red"))), 40)
         marks = {"cue_key": label, "targets_task_labels": label, "rehearsed": rehearsed}
-        found.append({"input_ids": one.input_ids, "answer": one.answer, **marks})
+        found.append({"input_ids": one.input_ids, "answer": one.answer, "lead": one.lead, **marks})
     return found
 
 

@@ -17,6 +17,7 @@ from continual.errors import ContinualError
 from continual.inference import Taught
 from continual.route import BASE
 from continual.sample import Message
+from continual.serve.bodies import ChatMessage
 
 NAMES = [BASE, "translate", "edit", "answer", "rehearsal"]
 HELLO: Any = [{"role": "user", "content": "say what colour the dog is"}]
@@ -254,15 +255,16 @@ def test_what_changes_nothing_may_be_sent(api: served.Running) -> None:
     assert words(api, messages=[system[0], *HELLO]) == words(api, messages=[system[1], *HELLO]) != words(api)
 
 
-def test_the_result_of_a_tool_is_a_turn(api: served.Running) -> None:
+def test_tool_turns_are_read_and_a_template_that_drops_calls_is_refused(api: served.Running) -> None:
     function = {"name": "add", "arguments": '{"a": 2}'}
     call = {"id": "1", "type": "function", "function": function}
     calls = {"role": "assistant", "content": None, "tool_calls": [call]}
     result = {"role": "tool", "content": "blue", "tool_call_id": "1"}
-    reply = chat(api, messages=[*HELLO, calls, result])
     read = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
-    turns = [Message("user", HELLO[0]["content"]), Message("assistant", "", (read,)), Message("tool", "blue")]
-    assert reply.usage.prompt_tokens == len(api.app.generation.chat.prompt_ids(turns, 128))
+    turns = [ChatMessage.model_validate(turn).message for turn in (calls, result)]
+    assert turns == [Message("assistant", "", (read,)), Message("tool", "blue")]
+    with pytest.raises(openai.BadRequestError, match="the chat template leaves out the function 'add'"):
+        chat(api, messages=[*HELLO, calls, result])
     for wrong, error in (
         ([*HELLO, result], "tools answer an assistant's calls"),
         ([*HELLO, calls | {"tool_calls": []}, result], "content: a text is expected"),

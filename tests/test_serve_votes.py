@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from continual.serve.votes import Vote, Votes, rate
+from continual.serve.votes import MAX_PROMPT, Vote, Votes, rate
 
 
 def test_the_interval_is_wilsons() -> None:
@@ -37,7 +37,7 @@ def test_votes_are_kept_and_counted_for_both_sides(tmp_path: Path) -> None:
     assert pairs == [("x", "y", 3, 2 / 3), ("x", "z", 1, 0.5)]
 
 
-@pytest.mark.parametrize("change", [{"b": "x"}, {"winner": "c"}, {"more": 1}, {"prompt": "x" * 20_001}])
+@pytest.mark.parametrize("change", [{"b": "x"}, {"winner": "c"}, {"more": 1}, {"prompt": "x" * (MAX_PROMPT + 1)}])
 def test_a_vote_that_says_nothing_is_refused(change: dict) -> None:
     with pytest.raises(ValidationError):
         Vote.model_validate({"a": "x", "b": "y", "winner": "a", **change})

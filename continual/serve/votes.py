@@ -75,7 +75,7 @@ class Votes:
 
     def add(self, vote: Vote) -> dict[str, Any]:
         """Store a vote; the results with it."""
-        line = json.dumps({"time": round(time.time()), **vote.model_dump()}, ensure_ascii=False)
+        line = json.dumps({"time": round(time.time()), **vote.model_dump(exclude_none=True)}, ensure_ascii=False)
         with self._lock:
             write_text(self.file, self._text() + line + "\n")
         return self.results()
