@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import struct
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 log = logging.getLogger(__name__)
+
+_LOADING = threading.Lock()
 
 LogitsOf = Callable[[slice], torch.Tensor]
 """Gives logits, (n, vocab), of a slice of a batch's supervised positions."""
@@ -123,7 +126,10 @@ def load_model(base: Origin | str, dtype: str = "auto") -> PreTrainedModel:
             extra["use_safetensors"] = True
         return AutoModelForCausalLM.from_pretrained(place, **given, **extra)
 
-    model, report = _load("model", origin, load)
+    # transformers turns the tying of weights off while it loads, for the whole process: of two threads that
+    # load at a time, the second would put it back as off, and every later tied head would be random.
+    with _LOADING:
+        model, report = _load("model", origin, load)
     if "gguf_file" in origin.files[1]:
         model.name_or_path = origin.place  # else an adapter would name the folder, and not the file
     check_weights(origin.name, model, report["missing_keys"])

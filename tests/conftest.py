@@ -2,6 +2,8 @@
 
 import json
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,16 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 guard()
 
 ANIMALS = ["dog", "cat", "cow", "hen", "fox", "bee", "ant", "owl"]
+
+
+@pytest.fixture(autouse=True)
+def weights_are_tied() -> Iterator[None]:
+    """What a test that loads models in two threads may leave behind in transformers, see `load_model`."""
+    loaded = sys.modules.get("transformers.modeling_utils")
+    before = loaded.PreTrainedModel.tie_weights if loaded else None
+    yield
+    if loaded and before.__name__ == "tie_weights":
+        loaded.PreTrainedModel.tie_weights = before
 
 
 def write_task(folder: Path, name: str, answers: dict[str, str], labels: bool = False, **more: Any) -> None:
